@@ -1,0 +1,150 @@
+"""The names of every parameter of the network and its training; their values stand in params.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.config import (
+    MASK_CHANNELS,
+    PARAMS,
+    STRICT,
+    TEXT_WIDTH,
+    DatasetConfig,
+    build,
+    find_dataset,
+    load_sections,
+)
+from pipeline.manifest import TASKS, InputError, nearest
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """The network (sect. 3.2-3.5).
+
+    ``encoder_depths``: BRWKV layers per level of the encoder, finest first; ``decoder_depths`` likewise, one level
+    fewer. ``width`` doubles with each level. ``scan``: strategy 1, 2 or 3 of sect. 3.4. ``guidance``: what the
+    multi-modal fusion modules take in. The last group are facts of the data, filled in by the trainer.
+    """
+
+    width: int = Field(default=16, ge=4)
+    encoder_depths: tuple[int, ...] = Field(default=(1, 1, 1), min_length=1)
+    decoder_depths: tuple[int, ...] = (1, 1)
+    channel_ratio: float = Field(default=2.0, gt=0)
+    scan: Literal[1, 2, 3] = 1
+    guidance: Literal["both", "text", "masks", "none"] = "both"
+
+    in_channels: tuple[int, ...] = (1, 1)
+    out_channels: int = 1
+    base: int | None = None
+    text_width: int = TEXT_WIDTH
+    mask_channels: int = MASK_CHANNELS
+
+    def __post_init__(self) -> None:
+        if len(self.decoder_depths) != len(self.encoder_depths) - 1:
+            raise ValueError("decoder_depths must have one level fewer than encoder_depths")
+
+
+DATA_FACTS = ("in_channels", "out_channels", "base", "text_width", "mask_channels")
+"""Fields of ModelConfig that the data decide; they are not in params.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossConfig:
+    """Weights of eq. 19-23.
+
+    ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
+    ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter source.
+    """
+
+    intensity: float = Field(default=10.0, ge=0)
+    ssim: float = Field(default=2.0, ge=0)
+    gradient: float = Field(default=20.0, ge=0)
+    sharpening_ssim: float = Field(default=0.1, ge=0)
+    intensity_target: Literal["sources", "maximum"] = "sources"
+    ssim_window: int = Field(default=11, ge=3)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig:
+    """One training run. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that guidance."""
+
+    dataset: str = "demo"
+    task: str = "visible_infrared"
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=8, ge=1)
+    crop: int = Field(default=64, ge=8)
+    lr: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=20, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    text_dropout: float = Field(default=0.25, ge=0, le=1)
+    mask_dropout: float = Field(default=0.25, ge=0, le=1)
+    validate_every: int = Field(default=100, ge=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """What one task changes: keys of the ``model``, ``loss`` and ``train`` sections with other values."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """All sections of params.yaml that the model reads."""
+
+    datasets: dict[str, DatasetConfig]
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """Return one data set's section. Raises InputError with the nearest name."""
+        return find_dataset(self.datasets, name)
+
+    def for_task(self, task: str, dataset: str | None = None) -> Config:
+        """Return the configuration with ``tasks.<task>`` applied, and ``train.task`` / ``train.dataset`` set.
+
+        Raises InputError for an unknown task or key.
+        """
+        if task not in TASKS:
+            raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
+        change = self.tasks.get(task, TaskConfig())
+        place = f"{PARAMS}: tasks.{task}"
+        train = {**dataclasses.asdict(self.train), **change.train, "task": task}
+        if dataset is not None:
+            train["dataset"] = dataset
+        return dataclasses.replace(
+            self,
+            model=build(ModelConfig, {**dataclasses.asdict(self.model), **change.model}, f"{place}.model"),
+            loss=build(LossConfig, {**dataclasses.asdict(self.loss), **change.loss}, f"{place}.loss"),
+            train=build(TrainConfig, train, f"{place}.train"),
+        )
+
+
+def load_config(path: Path = PARAMS) -> Config:
+    """Read the model's sections of params.yaml. Raises InputError naming the key."""
+    config = load_sections(Config, path)
+    for task in config.tasks:
+        config.for_task(task)
+    return config
+
+
+def run_dir(dataset: str, task: str) -> Path:
+    """Folder of one training run: checkpoints, weights, curves."""
+    return Path("runs") / dataset / task
+
+
+def report_dir(dataset: str) -> Path:
+    """Folder of a data set's evaluation: figures, fused images, report."""
+    return Path("reports") / dataset

@@ -1,0 +1,191 @@
+"""The names of every parameter of the guidance pipeline; their values stand in params.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from pipeline.manifest import InputError, Sample, nearest, read_manifest
+
+PARAMS = Path("params.yaml")
+STRICT = ConfigDict(extra="forbid")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DatasetConfig:
+    """One data set: where its manifest and files are, and where its object masks come from.
+
+    ``masks``: ``prompt`` detects the words of ``prompt``; ``auto`` detects whatever stands out; ``provided`` reads
+    the manifest's human label maps; ``none`` stores no masks (text guidance only).
+    """
+
+    manifest: str
+    root: str
+    masks: Literal["prompt", "auto", "provided", "none"] = "auto"
+    prompt: tuple[str, ...] = ()
+
+    def samples(self) -> list[Sample]:
+        """Read the manifest. Raises InputError."""
+        return read_manifest(Path(self.manifest), Path(self.root))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CaptionsConfig:
+    backend: Literal["classical", "florence2"] = "classical"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TextsConfig:
+    """``max_tokens``: longer captions are cut; features are ``TEXT_WIDTH`` wide whatever the backend."""
+
+    backend: Literal["classical", "t5"] = "classical"
+    max_tokens: int = Field(default=64, ge=1, le=512)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BoxesConfig:
+    """``threshold``: detector score below which a box is dropped; ``max_boxes`` per source, best first."""
+
+    backend: Literal["classical", "groundingdino", "transformers"] = "classical"
+    threshold: float = Field(default=0.30, ge=0, le=1)
+    max_boxes: int = Field(default=32, ge=1, le=64)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MasksConfig:
+    backend: Literal["classical", "sam"] = "classical"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MergeConfig:
+    """Thresholds of the mask merging algorithm (docs/merging.md).
+
+    ``mode``: ``merged`` unites the sources' masks; ``unmerged`` keeps every source's masks as channels;
+    ``label_map`` gives one channel per label; ``binary`` one channel with all objects.
+    """
+
+    mode: Literal["merged", "unmerged", "label_map", "binary"] = "merged"
+    min_area: int = Field(default=16, ge=0)
+    min_area_share: float = Field(default=2e-5, ge=0, le=1)
+    min_score: float = Field(default=0.30, ge=0, le=1)
+    min_predicted_iou: float = Field(default=0.60, ge=0, le=1)
+    duplicate_iou: float = Field(default=0.70, ge=0, le=1)
+    alias_iou: float = Field(default=0.90, ge=0, le=1)
+    match_iou: float = Field(default=0.50, ge=0, le=1)
+    match_iou_other_label: float = Field(default=0.80, ge=0, le=1)
+    part_containment: float = Field(default=0.80, ge=0, le=1)
+    parts_cover: float = Field(default=0.60, ge=0, le=1)
+    parts_margin: float = Field(default=0.05, ge=0, le=1)
+    max_channels: int = Field(default=20, ge=1, le=20)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PipelineConfig:
+    """All sections of params.yaml that the guidance pipeline reads."""
+
+    datasets: dict[str, DatasetConfig]
+    captions: CaptionsConfig = CaptionsConfig()
+    texts: TextsConfig = TextsConfig()
+    boxes: BoxesConfig = BoxesConfig()
+    masks: MasksConfig = MasksConfig()
+    merge: MergeConfig = MergeConfig()
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """Return one data set's section. Raises InputError with the nearest name."""
+        return find_dataset(self.datasets, name)
+
+
+def find_dataset(datasets: Mapping[str, DatasetConfig], name: str) -> DatasetConfig:
+    """Return ``datasets[name]``. Raises InputError with the nearest name."""
+    if name not in datasets:
+        raise InputError(f"unknown data set '{name}'.{nearest(name, datasets)} Data sets are listed in {PARAMS}.")
+    return datasets[name]
+
+
+def load_pipeline(path: Path = PARAMS) -> PipelineConfig:
+    """Read the pipeline's sections of params.yaml. Raises InputError naming the key."""
+    return load_sections(PipelineConfig, path)
+
+
+def load_sections(config: type[T], path: Path) -> T:
+    """Build a configuration dataclass from the sections of ``path`` that bear its fields' names.
+
+    Raises InputError when the file is missing, is not YAML, or a section has an unknown key or a wrong value.
+    """
+    params = read_params(path)
+    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return build(config, {name: section for name, section in params.items() if name in names}, str(path))
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Parse params.yaml into a mapping of sections and refuse sections that nobody reads."""
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read ({error.strerror}); run from the project's folder") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(params, dict):
+        raise InputError(f"{path}: must be a mapping of sections; see the file in the repository")
+    for section in params:
+        if section not in SECTIONS:
+            raise InputError(f"{path}: unknown section '{section}'.{nearest(str(section), SECTIONS)}")
+    return params
+
+
+def build(config: type[T], values: Mapping[str, Any], place: str) -> T:
+    """Validate ``values`` into a configuration dataclass; InputError names ``place`` and the key."""
+    try:
+        return TypeAdapter(config).validate_python(dict(values))
+    except ValidationError as error:
+        raise InputError(f"{place}: {_explain(error, config)}") from error
+
+
+def _explain(error: ValidationError, config: type) -> str:
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"]]
+    where = ".".join(parts)
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown key '{where}'.{nearest(parts[-1], _keys(config, parts[:-1]))}"
+    if first["type"] == "missing":
+        return f"'{where}' is missing"
+    return f"'{where}' is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys(config: type, path: list[str]) -> list[str]:
+    """Field names of the dataclass that ``path`` leads to from ``config`` through fields and mappings."""
+    for part in path:
+        if dataclasses.is_dataclass(config):
+            config = get_type_hints(config)[part]
+        else:
+            config = get_args(config)[1]
+    return [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+
+
+TEXT_WIDTH = 512
+"""Width of a text feature: that of T5-small, which the paper's network expects."""
+
+MASK_CHANNELS = 20
+"""Object channels that the network sees at most (the paper's experimental setting)."""
+
+SECTIONS = (
+    *(field.name for field in dataclasses.fields(PipelineConfig)),  # type: ignore[arg-type]
+    "model",
+    "loss",
+    "train",
+    "tasks",
+)
+"""Every section of params.yaml: the pipeline's, then the model's (model/config.py)."""
+
+
+def guidance_dir(dataset: str) -> Path:
+    """Folder of a data set's guidance stores."""
+    return Path("guidance") / dataset

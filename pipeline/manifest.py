@@ -1,0 +1,269 @@
+"""Samples and the manifests that list them.
+
+A manifest is a CSV table, one row per sample: ``sample, task, split, bits``, one column per source role
+(``visible``, ``infrared``, …), ``target`` and ``mask``. Paths are relative to the data set's root; an empty
+cell means that the sample has no such image. ``file.mat#KEY`` selects one variable of a file that holds several.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TASKS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "visible_infrared": (("visible", "infrared"),),
+    "medical": (("ct", "mri"), ("pet", "mri"), ("spect", "mri")),
+    "multi_exposure": (("under", "over"),),
+    "multi_focus": (("near", "far"),),
+    "pansharpening": (("pan", "ms"),),
+    "hyper_multispectral": (("ms", "hs"),),
+}
+"""Task id -> the source roles it usually fuses, in source order (the first source fixes the grid)."""
+
+SHARPENING_TASKS = ("pansharpening", "hyper_multispectral")
+"""Tasks whose last source is smaller by an integer ratio and which are trained against a target."""
+
+ROLES = ("visible", "infrared", "ct", "pet", "spect", "mri", "under", "over", "near", "far", "pan", "ms", "hs")
+"""Every source role, in source order; a stack of more than one image of a role numbers them (``under``, ``under_2``)."""
+
+SPLITS = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+
+_FIXED_COLUMNS = ("sample", "task", "split", "bits")
+_LAST_COLUMNS = ("target", "mask")
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class InputError(ValueError):
+    """A mistake in the user's input: one line that names the file or sample, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image of a sample: its role and its file (``file.mat#KEY`` for one variable of several)."""
+
+    role: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One aligned set of sources of one scene.
+
+    ``bits`` is the radiometric depth when the file type does not tell it (11 for WorldView in uint16).
+    ``mask`` is a human label map, used when the data set says ``masks: provided``.
+    """
+
+    id: str
+    task: str
+    split: str
+    sources: tuple[Source, ...]
+    target: Path | None = None
+    mask: Path | None = None
+    bits: int | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(source.role for source in self.sources)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the choice closest to ``name``, or the list of choices."""
+    options = list(choices)
+    close = difflib.get_close_matches(name, options, n=1)
+    return f" Did you mean '{close[0]}'?" if close else f" Choose one of: {', '.join(options) or 'none'}."
+
+
+def file_of(path: Path) -> Path:
+    """Return the file that holds an image: ``path`` without its ``#KEY``."""
+    return path.with_name(path.name.partition("#")[0])
+
+
+def read_manifest(path: Path, root: Path) -> list[Sample]:
+    """Read a manifest; image paths become ``root / cell``.
+
+    Raises InputError for a missing or empty manifest, unknown columns, tasks, splits, and repeated or unsafe ids.
+    Image files are not opened here.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = tuple(reader.fieldnames or ())
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot read the manifest ({error.strerror}); "
+            "write one with `typer pipeline manifest DIR --dataset NAME`"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({error}); see data_manifests/README.md") from error
+    for column in ("sample", "task", "split"):
+        if column not in columns:
+            raise InputError(f"{path}: the column '{column}' is missing; see data_manifests/README.md")
+    roles = [column for column in columns if column not in (*_FIXED_COLUMNS, *_LAST_COLUMNS)]
+    for role in roles:
+        if re.sub(r"_\d+$", "", role) not in ROLES:
+            raise InputError(f"{path}: unknown column '{role}'.{nearest(role, ROLES)}")
+    if not rows:
+        raise InputError(f"{path}: the manifest lists no samples")
+    samples = [_sample(row, roles, root, f"{path}: row {number}") for number, row in enumerate(rows, start=2)]
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise InputError(f"{path}: sample '{sample.id}' is listed twice; give each row its own name")
+        seen.add(sample.id)
+    return samples
+
+
+def _sample(row: dict[str, str | None], roles: Sequence[str], root: Path, place: str) -> Sample:
+    cell = {key: (value or "").strip() for key, value in row.items() if key is not None}
+    if not _SAFE_ID.fullmatch(cell["sample"]):
+        raise InputError(f"{place}: sample name '{cell['sample']}' must be letters, digits, '.', '_' or '-'")
+    if cell["task"] not in TASKS:
+        raise InputError(f"{place}: unknown task '{cell['task']}'.{nearest(cell['task'], TASKS)}")
+    if cell["split"] not in SPLITS:
+        raise InputError(f"{place}: unknown split '{cell['split']}'.{nearest(cell['split'], SPLITS)}")
+    bits = cell.get("bits", "")
+    if bits and not (bits.isdigit() and 1 <= int(bits) <= 32):
+        raise InputError(f"{place}: bits '{bits}' must be a whole number from 1 to 32")
+    sources = tuple(Source(role, root / cell[role]) for role in roles if cell[role])
+    if len(sources) < 2:
+        raise InputError(f"{place}: sample '{cell['sample']}' has {len(sources)} source; fusion needs at least two")
+    return Sample(
+        id=cell["sample"],
+        task=cell["task"],
+        split=cell["split"],
+        sources=sources,
+        target=root / cell["target"] if cell.get("target") else None,
+        mask=root / cell["mask"] if cell.get("mask") else None,
+        bits=int(bits) if bits else None,
+    )
+
+
+def write_manifest(path: Path, samples: Sequence[Sample], root: Path) -> None:
+    """Write a manifest atomically; every file must lie under ``root``. Empty optional columns are left out."""
+    roles = list(dict.fromkeys(role for sample in samples for role in sample.roles))
+    roles.sort(key=lambda role: ROLES.index(re.sub(r"_\d+$", "", role)))
+    last = [name for name in _LAST_COLUMNS if any(getattr(sample, name) for sample in samples)]
+    columns = [*_FIXED_COLUMNS, *roles, *last]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
+            writer.writeheader()
+            for sample in samples:
+                row: dict[str, object] = {"sample": sample.id, "task": sample.task, "split": sample.split}
+                row["bits"] = sample.bits or ""
+                row |= {source.role: _relative(source.path, root) for source in sample.sources}
+                row |= {name: _relative(getattr(sample, name), root) for name in last if getattr(sample, name)}
+                writer.writerow(row)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def scan_folder(root: Path) -> list[Sample]:
+    """Make samples from a folder that holds one sub-folder per source role, files matched by name.
+
+    The sub-folders' names are roles (``visible``/``infrared``, ``ct``/``mri``, …, ``target`` optional); their
+    depth below ``root`` is free, so ``root`` may hold several data sets. Samples get the split ``test``.
+    A MATLAB file with ``I_PAN`` and ``I_MS`` (the layout of the public WorldView scenes) is one pansharpening sample.
+    Raises InputError when the folder is missing or nothing in it matches.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder that holds one sub-folder per source")
+    samples: list[Sample] = []
+    for folder in sorted({root, *(path for path in root.rglob("*") if path.is_dir())}):
+        prefix = "_".join(folder.relative_to(root).parts)
+        samples += _scan_roles(folder, prefix) + _scan_matlab(folder, prefix)
+    if not samples:
+        raise InputError(
+            f"{root}: no samples found; name the sub-folders after the sources' roles ({', '.join(ROLES)}) "
+            "and give the files of one sample the same name"
+        )
+    return samples
+
+
+def _scan_roles(folder: Path, prefix: str) -> list[Sample]:
+    by_name = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    for task, pairs in TASKS.items():
+        if not any(all(role in by_name for role in roles) for roles in pairs):
+            continue
+        roles = [role for role in ROLES if role in by_name and any(role in pair for pair in pairs)]
+        files = [_images_by_stem(by_name[role]) for role in roles]
+        targets = _images_by_stem(by_name["target"]) if "target" in by_name else {}
+        masks = _images_by_stem(by_name["mask"]) if "mask" in by_name else {}
+        stems = [stem for stem in files[0] if all(stem in other for other in files[1:])]
+        if not stems:
+            raise InputError(
+                f"{folder}: no file name occurs in all of {', '.join(roles)}; "
+                "the files of one sample must have the same name"
+            )
+        return [
+            Sample(
+                id=_safe_id(prefix, stem),
+                task=task,
+                split="test",
+                sources=tuple(Source(role, found[stem]) for role, found in zip(roles, files, strict=True)),
+                target=targets.get(stem),
+                mask=masks.get(stem),
+            )
+            for stem in sorted(stems)
+        ]
+    return []
+
+
+def _scan_matlab(folder: Path, prefix: str) -> list[Sample]:
+    from scipy.io import whosmat  # costs 0.2 s and only this layout needs it
+
+    samples = []
+    for path in sorted(folder.glob("*.mat")):
+        if not {"I_PAN", "I_MS"} <= {name for name, _, _ in whosmat(path)}:
+            continue
+        sources = tuple(
+            Source(role, path.with_name(f"{path.name}#{key}")) for role, key in (("pan", "I_PAN"), ("ms", "I_MS"))
+        )
+        samples.append(Sample(_safe_id(prefix, path.stem), "pansharpening", "test", sources, bits=11))
+    return samples
+
+
+def _images_by_stem(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _safe_id(prefix: str, stem: str) -> str:
+    name = f"{prefix}_{stem}" if prefix else stem
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "sample"
+
+
+def content_hash(sample: Sample) -> str:
+    """Return the SHA-256 over the roles and the bytes of the sample's source files (and its human mask).
+
+    Raises InputError when a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    files = [(source.role, source.path) for source in sample.sources]
+    if sample.mask:
+        files.append(("mask", sample.mask))
+    for role, path in files:
+        digest.update(f"{role}{path.name.partition('#')[2]}\0{sample.bits}\0".encode())
+        try:
+            with file_of(path).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot read the {role} image of sample '{sample.id}' ({error.strerror}); "
+                "restore the file or remove the row from the manifest"
+            ) from error
+    return digest.hexdigest()
