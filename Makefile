@@ -8,9 +8,7 @@ STAMP := $(VENV)/.installed
 REPORT := reports/demo/index.html
 # DVC starts the stages as `python -m pipeline …`: let that be this environment's python.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# The demo uses no hub, and no tool it calls reports usage.
 export DVC_NO_ANALYTICS := 1
-export DVCLIVE_LOGLEVEL ?= WARNING
 
 .PHONY: help setup demo test lint clean
 
@@ -34,8 +32,8 @@ $(STAMP): requirements.lock pyproject.toml
 	else "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "error: $$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }; fi
 	@echo "Installing $$(wc -l < requirements.lock) pinned packages into $(VENV) …"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # A release archive is no git clone; DVC then has to be told so, once.

@@ -1,12 +1,12 @@
 """Let `typer pipeline guidance` and `typer model train` work as typed.
 
-Where it hooks. Typer's own command looks for an app among `dir()` of the module it is given and mounts it as
-`run`: `typer pipeline run guidance`. Both packages name `app` through `lazy_app`, so that importing them stays
-cheap, and the attribute is asked for only while `typer.cli` is mounting. At that moment `TyperCLIGroup` gets
-two small overrides: `add_command` lists the app's commands beside `run`, and `resolve_command` reads
-`typer pipeline guidance …` as `typer pipeline run guidance …`, so that callbacks and error messages of the app
-stay in force. Without such a class (a future Typer), or without `typer.cli` loaded, nothing is changed and the
-long form remains.
+Where it hooks. Typer's own command looks for an app among `dir()` of the module it is given and mounts it
+as `run`: `typer pipeline run guidance`. Both packages name `app` through `lazy_app`, so that importing them
+stays cheap, and the attribute is asked for only while `typer.cli` is mounting. At that moment `TyperCLIGroup`
+gets two small overrides: `add_command` lists the app's commands beside `run`, and `resolve_command` reads
+`typer pipeline guidance …` as `typer pipeline run guidance …`, so that callbacks and error messages of the
+app stay in force. Without such a class (a future Typer), or without `typer.cli` loaded, nothing is changed
+and the long form remains.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def lazy_app(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Module-level `__getattr__` and `__dir__` that offer `<package>.cli.app` as `app` without importing it."""
+    """Module-level `__getattr__` and `__dir__` that offer `<package>.cli.app` as `app`, imported on use."""
 
     def getattribute(name: str) -> Any:
         if name != "app":

@@ -1,0 +1,92 @@
+"""What all tests share: threads, offline mode, data for development, and a scratch copy of the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before torch and numba are imported: the suite runs on small machines and starts many short processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples every time in CI: a failure there must be reproducible here.
+settings.register_profile("house", deadline=None, max_examples=25, derandomize="CI" in os.environ)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images for development, which is not part of the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder.parent.name}/{folder.name} is not beside the repository")
+    return folder
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A scratch copy of the project in which commands may be run and files changed."""
+
+    path: Path
+
+    def run(
+        self, *command: str, timeout: float = 240, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command (`python` is this interpreter) in the workspace, output captured as text."""
+        result = run_here(command, self.path, timeout)
+        if check and result.returncode != 0:
+            pytest.fail(
+                f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+            )
+        return result
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, for tests that kill it."""
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=_environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A copy of the code, parameters, manifests and DVC files, without git, data or results."""
+    path = tmp_path / "project"
+    path.mkdir()
+    for folder in ("pipeline", "model", "cuda", "data_manifests"):
+        if (ROOT / folder).is_dir():
+            shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("params.yaml", "dvc.yaml", ".dvcignore", "pyproject.toml"):
+        if (ROOT / file).is_file():
+            shutil.copy(ROOT / file, path / file)
+    (path / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", path / ".dvc" / "config")
+    (path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    return Workspace(path)
+
+
+def run_here(command: Sequence[str], cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command with this environment's programs first on the path."""
+    return subprocess.run(
+        command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with help texts of a fixed width and no colours."""
+    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "DVC_NO_ANALYTICS": "1"}
