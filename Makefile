@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 	else "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "error: $$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }; fi
 	@echo "Installing $$(wc -l < requirements.lock) pinned packages into $(VENV) …"
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

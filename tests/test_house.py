@@ -261,6 +261,17 @@ def words_of(line: str) -> list[str]:
     return words
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in tracked_files()
+        if page.suffix == ".md"
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize("line", documented_commands())
 def test_documented_command_exists(line: str) -> None:
     words = words_of(line)
