@@ -1,4 +1,4 @@
-"""The pipeline's command line as a user types it: short forms, messages, exit codes, no half-written output."""
+"""The pipeline's command line as typed: short forms, messages, exit codes, no half-written output."""
 
 import csv
 import shutil
