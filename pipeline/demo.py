@@ -1,0 +1,149 @@
+"""The embedded data set: generated scenes of all six tasks, with the truth about them kept apart for testing.
+
+    <root>/<task>/<role>/<sample>.png|.tif|.npy     sources
+    <root>/<task>/target/<sample>…                  ideal results, where a task has one
+    <root>/truth/captions.json, truth/masks/<sample>.npz (mask (n, H, W) bool, label (n,))
+    <root>/checksums.json                           written last: seed, generator, SHA-256 of every file
+
+Every sample has its own random generator seeded with (seed, task, index), so no sample depends on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import demo_canvas, demo_objects, demo_phantoms, demo_photos, demo_remote, demo_scenes
+from pipeline.demo_canvas import Array, Views
+from pipeline.errors import InputError
+from pipeline.images import write_image
+from pipeline.manifest import SPLITS, TASKS, Sample, Source
+
+CHECKSUMS = "checksums.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the data set holds of one task. `roles` take turns from sample to sample; `bits` of the files."""
+
+    build: Callable[[np.random.Generator, int], Views]
+    counts: tuple[int, int, int]  # train, validation, test
+    roles: tuple[tuple[str, ...], ...]
+    suffix: str = ".png"
+    bits: int = 8
+    target: bool = False
+
+
+PARTS: dict[str, Part] = {
+    "visible_infrared": Part(demo_scenes.visible_infrared, (24, 4, 8), (("visible", "infrared"),)),
+    "medical": Part(demo_phantoms.medical, (8, 2, 4), (("ct", "mri"), ("pet", "mri"))),
+    "multi_exposure": Part(demo_photos.multi_exposure, (8, 2, 4), (("under", "over"),)),
+    "multi_focus": Part(demo_photos.multi_focus, (8, 2, 4), (("near", "far"),), target=True),
+    "pansharpening": Part(demo_remote.pansharpening, (8, 2, 4), (("pan", "ms"),), ".tif", 11, target=True),
+    "hyper_multispectral": Part(demo_remote.hyper_multispectral, (8, 2, 4), (("ms", "hs"),), ".npy", 16, target=True),
+}
+
+
+def listing(root: Path) -> list[Sample]:
+    """The samples of the data set under `root`, whether its files exist or not: the rows of data_manifests/demo.csv."""
+    return [sample for sample, _, _ in _plan(root)]
+
+
+def _plan(root: Path) -> Iterator[tuple[Sample, Part, int]]:
+    for task in TASKS:
+        part = PARTS[task]
+        splits = [split for split, count in zip(SPLITS, part.counts, strict=True) for _ in range(count)]
+        for index, split in enumerate(splits):
+            name = f"{task}_{index:03d}"
+            roles = part.roles[index % len(part.roles)]
+            sources = tuple(Source(role, root / task / role / (name + part.suffix)) for role in roles)
+            target = root / task / "target" / (name + part.suffix) if part.target else None
+            # uint8 and uint16 tell their depth themselves; 11 bits in uint16 must be said.
+            bits = part.bits if part.bits not in (8, 16) else None
+            yield Sample(name, task, split, sources, target=target, bits=bits), part, index
+
+
+def generate(root: Path, seed: int = 0, *, force: bool = False) -> list[Sample]:
+    """Write the data set to `root` and return its samples; one that is complete and unchanged is left alone.
+
+    It is made in a folder beside `root` and renamed, so an interrupted run leaves what was there before. The same seed
+    gives the same bytes. Raises InputError when `root` holds files that are not a generated data set.
+    """
+    if not force and is_current(root, seed):
+        return listing(root)
+    if root.is_dir() and any(root.iterdir()) and not (root / CHECKSUMS).is_file():
+        raise InputError(f"{root}: holds files that the generator did not write; move them away or give another folder")
+    fresh, old = root.with_name(root.name + ".tmp"), root.with_name(root.name + ".old")
+    for leftover in (fresh, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    try:
+        _write(fresh, seed)
+        if root.exists():
+            os.replace(root, old)
+        os.replace(fresh, root)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return listing(root)
+
+
+def is_current(root: Path, seed: int = 0) -> bool:
+    """Whether `root` holds exactly the files that this generator wrote with this seed."""
+    try:
+        record = json.loads((root / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(record == _record(root, seed))
+
+
+def _write(root: Path, seed: int) -> None:
+    captions: dict[str, str] = {}
+    for sample, part, index in _plan(root):
+        views = part.build(np.random.default_rng([seed, tuple(TASKS).index(sample.task), index]), index)
+        for source in sample.sources:
+            _save(source.path, views.images[source.role], part.bits)
+        if sample.target is not None and views.target is not None:
+            _save(sample.target, views.target, part.bits)
+        captions[sample.id] = views.caption
+        if views.masks is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, mask=views.masks, label=np.array(views.labels))
+            _truth(root, f"masks/{sample.id}.npz").write_bytes(buffer.getvalue())
+    _truth(root, "captions.json").write_text(json.dumps(captions, indent=1) + "\n", encoding="utf-8")
+    (root / CHECKSUMS).write_text(json.dumps(_record(root, seed), indent=1) + "\n", encoding="utf-8")
+
+
+def _truth(root: Path, name: str) -> Path:
+    path = root / "truth" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _save(path: Path, image: Array, bits: int) -> None:
+    """Write an (H, W) or (H, W, C) image in [0, 1]."""
+    bands = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+    write_image(path, np.ascontiguousarray(bands, dtype=np.float32), bits)
+
+
+def _record(root: Path, seed: int) -> dict[str, object]:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path != root / CHECKSUMS)
+    sums = {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {"seed": seed, "generator": _generator(), "files": sums}
+
+
+def _generator() -> str:
+    """Hash of the code that draws, so that a changed generator makes its pictures anew."""
+    digest = hashlib.sha256()
+    for module in (demo_canvas, demo_objects, demo_phantoms, demo_photos, demo_remote, demo_scenes):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()
