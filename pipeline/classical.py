@@ -1,0 +1,9 @@
+"""The download-free backends of the four protocols, under one name.
+
+They are real on real images and need no weights, but they are not the foundation models: see README.md.
+"""
+
+from pipeline.classical_captions import ClassicalCaptioner, ClassicalTextEncoder
+from pipeline.classical_objects import ClassicalDetector, ClassicalSegmenter
+
+__all__ = ["ClassicalCaptioner", "ClassicalDetector", "ClassicalSegmenter", "ClassicalTextEncoder"]
