@@ -44,8 +44,8 @@ def _expand(plane: FloatArray, shape: tuple[int, ...]) -> FloatArray:
 def laplacian_pyramid(planes: Sequence[FloatArray]) -> FloatArray:
     """Laplacian pyramid: the stronger detail of every level, the mean of the coarsest planes.
 
-    Burt and Adelson 1983: each level is the plane minus its smoothed, halved and expanded self (5-tap binomial
-    filter, mirrored border). Levels while the shorter side keeps 8 pixels. Clipped to [0, 1].
+    Burt and Adelson 1983: each level is the plane minus its smoothed, halved and expanded self (5-tap
+    binomial filter, mirrored border). Levels while the shorter side keeps 8 pixels. Clipped to [0, 1].
     """
     current = [np.asarray(plane, dtype=np.float32) for plane in planes]
     details: list[FloatArray] = []
@@ -82,8 +82,9 @@ def bicubic(sources: Sequence[FloatArray]) -> FloatArray:
 def detail_injection(sources: Sequence[FloatArray]) -> FloatArray:
     """High-pass injection: bicubic plus, per band, gain times the sharp source's detail.
 
-    The detail is the sharp source's intensity P minus P averaged over ratio x ratio blocks and enlarged (P_low);
-    a band's gain is cov(band, P_low) / var(P_low), as in the Gram-Schmidt variants (Aiazzi et al. 2007). Clipped to [0, 1].
+    The detail is the sharp source's intensity P minus P averaged over ratio x ratio blocks and enlarged
+    (P_low); a band's gain is cov(band, P_low) / var(P_low), as in the Gram-Schmidt variants (Aiazzi et al.
+    2007). Clipped to [0, 1].
     """
     sharp, spectral, ratio = _roles(sources)
     enlarged = bicubic(sources)

@@ -1,0 +1,174 @@
+"""Evaluation with fabricated networks: what is written, what is measured, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from model.evaluate import evaluate
+from model.metrics import fusion_metrics
+from model.results import Row, best, fused_path, means, read_results, write_results
+from pipeline.errors import InputError
+from pipeline.images import enlarge, luminance, read_image, write_image
+from pipeline.manifest import Sample, Source, write_manifest
+
+
+def texture(bands: int, height: int, width: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    small = generator.random((bands, height // 4, width // 4), dtype=np.float32)
+    return enlarge(small, (height, width))
+
+
+def first_source(sources: Sequence[np.ndarray], text: object, masks: object) -> np.ndarray:
+    """A network that copies the first source."""
+    return sources[0]
+
+
+def the_target(sources: Sequence[np.ndarray], text: object, masks: object) -> np.ndarray:
+    """A perfect sharpening network for the fabricated scene."""
+    return texture(4, 48, 64, 9)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set `tiny`: two focus samples with target, one for training, one pansharpening sample."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("data")
+    samples = []
+    for name, split in (("a", "test"), ("b", "test"), ("c", "train")):
+        paths = {role: root / f"{name}_{role}.png" for role in ("near", "far", "target")}
+        for seed, path in enumerate(paths.values()):
+            write_image(path, texture(3, 48, 64, seed))
+        sources = tuple(Source(role, paths[role]) for role in ("near", "far"))
+        samples.append(Sample(name, "multi_focus", split, sources, target=paths["target"]))
+    target = texture(4, 48, 64, 9)
+    files = {role: root / f"p_{role}.tif" for role in ("pan", "ms", "target")}
+    write_image(files["target"], target, 11)
+    write_image(files["pan"], target.mean(0, keepdims=True), 11)
+    write_image(files["ms"], target.reshape(4, 12, 4, 16, 4).mean((2, 4)), 11)
+    sources = tuple(Source(role, files[role]) for role in ("pan", "ms"))
+    samples.append(Sample("p", "pansharpening", "test", sources, target=files["target"], bits=11))
+    write_manifest(Path("tiny.csv"), samples, root)
+    Path("params.yaml").write_text("datasets:\n  tiny: {manifest: tiny.csv, root: data, masks: none}\n")
+    return tmp_path
+
+
+FUSERS = {"multi_focus": first_source, "pansharpening": the_target}
+
+
+def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
+    terminal = StringIO()
+    rows = evaluate("tiny", fusers=FUSERS, console=Console(file=terminal, width=140))
+    assert {(row.task, row.sample) for row in rows} == {
+        ("multi_focus", "a"), ("multi_focus", "b"), ("pansharpening", "p"),
+    }  # fmt: skip
+    folder = Path("reports/tiny")
+    values = {(row.sample, row.method): row.values for row in rows}
+    assert set(m for s, m in values if s == "a") == {
+        "rwkvfusion", "rwkvfusion_unguided", "average", "maximum", "laplacian_pyramid",
+    }  # fmt: skip
+
+    written = read_image(fused_path(folder, "a", 3)).pixels
+    near, far, fused = (
+        255 * luminance(pixels).astype(np.float64)
+        for pixels in (*(read_image(Path(f"data/a_{role}.png")).pixels for role in ("near", "far")), written)
+    )
+    again = fusion_metrics([near, far], fused)
+    ours = {name: values["a", "rwkvfusion"][name] for name in again}
+    assert ours == pytest.approx(again, rel=1e-6, nan_ok=True), "what is reported is what the file holds"
+    assert values["a", "rwkvfusion"]["target_PSNR"] < 40
+    assert values["a", "rwkvfusion"]["guidance_effect"] == 0
+    assert values["p", "rwkvfusion"]["PSNR"] == math.inf
+    assert values["p", "rwkvfusion"]["ERGAS"] == 0
+    assert values["p", "bicubic"]["PSNR"] < 60
+    assert read_image(fused_path(folder, "p", 4), 11).pixels.shape == (4, 48, 64)
+
+    with (folder / "samples.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) == 2 * 5 + 4
+    assert list(table[0])[:4] == ["task", "sample", "method", "MI"]
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["pansharpening"]["rwkvfusion"]["PSNR"] is None, "JSON has no infinity"
+    assert figures["multi_focus"]["average"]["Qabf"] == pytest.approx(
+        values["a", "average"]["Qabf"], abs=1e-6
+    )
+    assert "Qabf ↑" in terminal.getvalue()
+    assert not list(tiny.rglob("*.tmp"))
+
+
+def test_guidance_is_removed_for_the_second_run(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def brighter_when_guided(sources: Sequence[np.ndarray], text: object, masks: object) -> np.ndarray:
+        return 0.5 * sources[0] + (0 if text is None else 0.1)
+
+    class Stores:
+        """Guidance of every sample: one text feature, no masks."""
+
+        @staticmethod
+        def text(sample: str) -> object:
+            return type("Text", (), {"features": np.zeros((1, 8), np.float32)})
+
+        @staticmethod
+        def merged(sample: str) -> None:
+            return None
+
+    monkeypatch.setattr("model.evaluate.open_guidance", lambda dataset: Stores)
+    fusers = {"multi_focus": brighter_when_guided}
+    rows = evaluate("tiny", ["multi_focus"], fusers, Console(file=StringIO()))
+    effects = {row.sample: row.values["guidance_effect"] for row in rows if row.method == "rwkvfusion"}
+    assert effects == pytest.approx({"a": 25.5, "b": 25.5}, abs=1e-3)
+
+
+def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
+    with pytest.raises(InputError, match="run `python -m model train --task multi_focus --dataset tiny`"):
+        evaluate("tiny")
+    with pytest.raises(InputError, match="Did you mean 'tiny'"):
+        evaluate("tinny")
+    with pytest.raises(InputError, match="no test sample of task 'medical'; it has multi_focus"):
+        evaluate("tiny", ["medical"], {})
+    text = Path("tiny.csv").read_text()
+    Path("tiny.csv").write_text(text.replace(",test,", ",validation,"))
+    with pytest.raises(InputError, match="no sample has split 'test'"):
+        evaluate("tiny")
+    assert not Path("reports").exists()
+
+
+def test_results_survive_the_way_through_the_file(tmp_path: Path) -> None:
+    rows = [
+        Row("medical", "s", "average", {"Qabf": 0.1 + 0.2, "PSNR": math.inf}),
+        Row("medical", "s", "rwkvfusion", {"Qabf": 0.5, "SCD": math.nan, "guidance_effect": 2.0}),
+    ]
+    write_results(tmp_path, rows)
+    again = read_results(tmp_path)
+    assert [(row.task, row.sample, row.method) for row in again] == [
+        (row.task, row.sample, row.method) for row in rows
+    ]
+    for old, new in zip(rows, again, strict=True):
+        assert new.values == pytest.approx(old.values, rel=1e-8, nan_ok=True)
+    with pytest.raises(InputError, match="run `python -m model evaluate --dataset absent`"):
+        read_results(tmp_path / "absent")
+    (tmp_path / "samples.csv").write_text("sample\nx\n")
+    with pytest.raises(InputError, match="not a table of results"):
+        read_results(tmp_path)
+
+
+def test_means_leave_nan_out_and_best_follows_the_direction() -> None:
+    rows = [
+        Row("medical", "a", "x", {"Qcv": 10.0, "Qabf": 0.5, "SCD": math.nan}),
+        Row("medical", "b", "x", {"Qcv": 20.0, "Qabf": math.nan, "SCD": math.nan}),
+        Row("medical", "a", "y", {"Qcv": 16.0, "Qabf": 0.5, "SCD": math.nan}),
+    ]
+    methods = means(rows)["medical"]
+    assert methods["x"]["Qcv"] == 15
+    assert methods["x"]["Qabf"] == 0.5
+    assert math.isnan(methods["x"]["SCD"])
+    assert best(methods, "Qcv") == {"x"}
+    assert best(methods, "Qabf") == {"x", "y"}, "equal as printed"
+    assert best(methods, "SCD") == set()

@@ -1,0 +1,177 @@
+"""The report page from small fabricated results: what it says, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.curves import chart, read_curves
+from model.report import PALETTE, overlay, write_report
+from model.results import Row, fused_path, write_results
+from pipeline.errors import InputError
+from pipeline.images import write_image
+from pipeline.manifest import Sample, Source, write_manifest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def scene(bands: int, height: int, width: int, seed: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (3 + seed + band)) * np.cos(y / (5 + band)) for band in range(bands)]
+    return (0.5 + 0.45 * np.stack(waves)).astype(np.float32)
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a data set `tiny` of two tasks, evaluated: no guidance, a short training log."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("data/tiny")
+    samples, rows = [], []
+    for index in range(2):
+        name = f"night_{index}"
+        paths = {role: root / f"{name}_{role}.png" for role in ("visible", "infrared")}
+        write_image(paths["visible"], scene(3, 48, 64, index))
+        write_image(paths["infrared"], scene(1, 48, 64, index + 3))
+        sources = tuple(Source(role, path) for role, path in paths.items())
+        samples.append(Sample(name, "visible_infrared", "test", sources))
+        for method, value in (("rwkvfusion", 0.6), ("rwkvfusion_unguided", 0.5), ("average", 0.4)):
+            values = {"Qabf": value, "Qcv": 100 * value, "SCD": float("nan")}
+            extra = {"guidance_effect": 1.5} if method == "rwkvfusion" else {}
+            rows.append(Row("visible_infrared", name, method, values | extra))
+        write_image(fused_path(Path("reports/tiny"), name, 3), scene(3, 48, 64, index + 1))
+    pan, ms, target = root / "wv_pan.tif", root / "wv_ms.tif", root / "wv_target.tif"
+    write_image(pan, scene(1, 32, 32, 0), 11)
+    write_image(ms, scene(4, 8, 8, 0), 11)
+    write_image(target, scene(4, 32, 32, 0), 11)
+    sources = (Source("pan", pan), Source("ms", ms))
+    samples.append(Sample("wv", "pansharpening", "test", sources, target=target, bits=11))
+    rows += [
+        Row("pansharpening", "wv", "rwkvfusion", {"PSNR": 30.0, "ERGAS": 2.0, "guidance_effect": 0.25}),
+        Row("pansharpening", "wv", "bicubic", {"PSNR": float("inf"), "ERGAS": 3.0}),
+    ]
+    write_image(fused_path(Path("reports/tiny"), "wv", 4), scene(4, 32, 32, 0), 11)
+    write_manifest(Path("tiny.csv"), samples, root)
+    Path("params.yaml").write_text("datasets:\n  tiny: {manifest: tiny.csv, root: data/tiny, masks: none}\n")
+    write_results(Path("reports/tiny"), rows)
+    weights = Path("runs/tiny/visible_infrared/weights.json")
+    weights.parent.mkdir(parents=True)
+    weights.write_text('{"sha256": "0123456789abcdef0123", "parameters": 12345, "seconds": 6.7}')
+    for group in ("train", "validation"):
+        log = Path(f"runs/tiny/visible_infrared/dvclive/plots/metrics/{group}/loss.tsv")
+        log.parent.mkdir(parents=True)
+        log.write_text("step\tloss\n" + "".join(f"{step}\t{1 / (step + 1)}\n" for step in range(0, 50, 10)))
+    return tmp_path
+
+
+def test_the_page_says_who_won_and_where_it_comes_from(evaluated: Path) -> None:
+    page = write_report("tiny").read_text()
+    assert page.count("<article") == 3
+    assert re.search(r'<td class="best">0\.600</td>', page)
+    assert re.search(r'<td class="best">40\.0</td>', page), "Qcv: lower is better"
+    assert re.search(r'<td class="best">∞</td>', page)
+    assert "1.50 of 255 grey levels" in page
+    assert "tiny.csv " in page
+    assert "0123456789abcdef, 12,345 parameters, trained in 7 s" in page
+    assert "masks: none" in page, "the parameters stand in the footer"
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page), "nothing outside the page"
+    assert str(evaluated) not in page
+    assert not list(evaluated.rglob("*.tmp"))
+
+
+def test_what_is_missing_is_named_with_its_remedy(evaluated: Path) -> None:
+    with pytest.raises(InputError, match="Did you mean 'tiny'"):
+        write_report("tini")
+    fused_path(Path("reports/tiny"), "wv", 4).unlink()
+    with pytest.raises(InputError, match="'wv' is missing; run `python -m model evaluate --dataset tiny`"):
+        write_report("tiny")
+    Path("reports/tiny/samples.csv").unlink()
+    with pytest.raises(InputError, match="run `python -m model evaluate --dataset tiny`"):
+        write_report("tiny")
+
+
+def test_overlay_tints_and_outlines_each_object() -> None:
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 2:10, 2:10] = masks[1, 12:18, 12:18] = True
+    picture = overlay(np.full((20, 20), 0.4, np.float32), masks)  # dimmed to 0.3
+    assert picture.shape == (20, 20, 3)
+    np.testing.assert_array_equal(picture[0, 0], 77)
+    assert "#" + bytes(picture[2, 2]).hex() == PALETTE[0]
+    assert "#" + bytes(picture[12, 12]).hex() == PALETTE[1]
+    assert len(set(PALETTE)) == 20
+    assert not np.array_equal(picture[5, 5], picture[14, 14])
+
+
+def test_curves_of_one_name_share_a_chart(evaluated: Path) -> None:
+    curves = read_curves(Path("runs/tiny/visible_infrared/dvclive/plots/metrics"))
+    assert {name: list(lines) for name, lines in curves.items()} == {"loss": ["train", "validation"]}
+    assert list(curves["loss"]["train"][0]) == [0, 1]
+    svg = chart("loss", curves["loss"])
+    assert svg.count("<polyline") == 2
+    numbers = re.findall(r"(-?[\d.]+),(-?[\d.]+)", svg)
+    assert all(0 <= float(x) <= 340 and 0 <= float(y) <= 190 for x, y in numbers)
+    assert read_curves(Path("runs/absent")) == {}
+    assert chart("one", {"a": [(3, 2)]}).count("<polyline") == 1
+    assert chart("none", {"a": []}) == ""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_works_in_a_browser(evaluated: Path, browser: Any, width: int, scheme: str) -> None:
+    path = write_report("tiny").resolve()
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(request.url[:80]))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url[:60]))
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
+    images = page.evaluate("[...document.querySelectorAll('main img')].map(i => [i.naturalWidth, i.alt])")
+    assert len(images) == 2 * 3 + 4
+    assert all(natural > 0 and alt for natural, alt in images)
+
+    page.focus(".pictures button")  # keyboard: open, next, close; the focus comes back
+    page.keyboard.press("Enter")
+    assert page.is_visible("dialog[open] img")
+    first = page.inner_text("dialog span")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("dialog span") != first
+    page.keyboard.press("Escape")
+    assert not page.is_visible("dialog")
+    assert page.evaluate("document.activeElement.closest('.pictures') !== null")
+    page.click(".pictures button >> nth=3")
+    page.click("dialog [data-close]")
+    assert not page.is_visible("dialog")
+    if "SCREENSHOTS" in os.environ:  # to look at the page: SCREENSHOTS=folder pytest -m browser
+        page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"report-{width}.png", full_page=True)
+    page.close()
+    assert problems == []
+    assert all(url.startswith(("file:", "data:")) for url in requested)
