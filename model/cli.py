@@ -1,0 +1,166 @@
+"""Commands of the network: `typer model …`, `python -m model …`, and the console script `rwkvfusion`.
+
+Torch is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import InputError, exit_on_error
+from pipeline.manifest import SPLITS, TASKS, Sample, nearest
+
+app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
+
+
+class ColourChoice(StrEnum):
+    """What `fuse` does with colour."""
+
+    auto = "auto"
+    rgb = "rgb"
+    ycbcr = "ycbcr"
+    gray = "gray"
+
+
+@app.command()
+def train(
+    task: Annotated[str | None, typer.Option(help="Fusion task. [default: params.yaml train.task]")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 is this one.")] = 0,
+) -> None:
+    """Train one task's network on cached guidance; goes on where an interrupted run stopped."""
+    with exit_on_error():
+        from model.train import train as run
+
+        run(dataset, task, device=device, workers=workers)
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only this task. [default: all that have test samples]")
+    ] = None,
+) -> None:
+    """Measure the trained networks on a data set's test samples, beside simple rules."""
+    with exit_on_error():
+        from model.evaluate import evaluate as run
+
+        run(_dataset(dataset), None if task is None else [task])
+
+
+@app.command()
+def report(
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+    ] = None,
+) -> None:
+    """Write the evaluation as one web page, reports/<dataset>/index.html."""
+    with exit_on_error():
+        from model.report import write_report
+
+        typer.echo(write_report(_dataset(dataset)))
+
+
+@app.command()
+def fuse(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Image to write, or a folder.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Two or more aligned images, or folders matched by file name.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Fuse this data set, with its guidance where stored.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split of the data set.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Fusion task. [default: told by names or image facts]")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Task id of known weights, or a .safetensors file.")
+    ] = None,
+    colour: Annotated[
+        ColourChoice, typer.Option(help="auto: keep the sources' colour (ycbcr); rgb: band by band; gray.")
+    ] = ColourChoice.auto,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+) -> None:
+    """Fuse images: rwkvfusion fuse visible.png infrared.png -o fused.png"""
+    with exit_on_error():
+        from model.data import open_guidance
+        from model.fusing import run_jobs
+        from model.jobs import jobs_of_paths, jobs_of_samples
+
+        if (dataset is None) == (not sources):
+            raise InputError("give either two or more images (or folders) or --dataset")
+        if dataset is None:
+            if split is not None:
+                raise InputError("--split selects from a data set; add --dataset or leave it out")
+            jobs, unmatched = jobs_of_paths(sources or [], out, task)
+            guidance = None
+        else:
+            jobs, unmatched = jobs_of_samples(_samples(dataset, split, task), out), []
+            guidance = open_guidance(dataset)
+        outcome = run_jobs(
+            jobs,
+            weights=weights,
+            dataset=dataset,
+            guidance=guidance,
+            colour=colour.value,
+            overwrite=overwrite,
+        )
+    for path in unmatched:
+        typer.echo(f"no partner for {path}", err=True)
+    if len(jobs) > 1 or outcome.failed:
+        left_out = f", {len(unmatched)} without a partner" if unmatched else ""
+        typer.echo(f"{outcome.fused} fused, {outcome.skipped} skipped, {outcome.failed} failed{left_out}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _dataset(name: str | None) -> str:
+    from model.config import load_config
+
+    config = load_config()
+    name = name or config.train.dataset
+    config.dataset(name)
+    return name
+
+
+def _samples(dataset: str, split: str | None, task: str | None) -> list[Sample]:
+    from model.config import load_config
+
+    if split is not None and split not in SPLITS:
+        raise InputError(f"unknown split '{split}'.{nearest(split, SPLITS)}")
+    if task is not None and task not in TASKS:
+        raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
+    config = load_config().dataset(dataset)
+    chosen = [s for s in config.samples() if split in (None, s.split) and task in (None, s.task)]
+    if not chosen:
+        raise InputError(
+            f"{config.manifest}: no sample has split '{split or 'any'}' and task '{task or 'any'}'"
+        )
+    return chosen
+
+
+def main() -> None:
+    """The console script: `fuse` at the top, every command of both packages below their names."""
+    from pipeline.cli import app as pipeline_app
+
+    root = typer.Typer(
+        help="Image fusion guided by text and masks.", no_args_is_help=True, add_completion=False
+    )
+    root.command()(fuse)
+    root.add_typer(
+        pipeline_app, name="pipeline", help="Offline guidance: captions, texts, boxes, masks, merge."
+    )
+    root.add_typer(app, name="model", help="Train, evaluate, report and fuse.")
+    with exit_on_error():
+        root(prog_name="rwkvfusion")
