@@ -19,16 +19,18 @@ from pipeline.config import (
     find_dataset,
     load_sections,
 )
-from pipeline.manifest import TASKS, InputError, nearest
+from pipeline.errors import InputError
+from pipeline.manifest import TASKS, nearest
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The network (sect. 3.2-3.5).
 
-    ``encoder_depths``: BRWKV layers per level of the encoder, finest first; ``decoder_depths`` likewise, one level
-    fewer. ``width`` doubles with each level. ``scan``: strategy 1, 2 or 3 of sect. 3.4. ``guidance``: what the
-    multi-modal fusion modules take in. The last group are facts of the data, filled in by the trainer.
+    ``encoder_depths``: BRWKV layers per level of the encoder, finest first; ``decoder_depths`` likewise, one
+    level fewer. ``width`` doubles with each level. ``scan``: strategy 1, 2 or 3 of sect. 3.4. ``guidance``:
+    what the multi-modal fusion modules take in. The last group are facts of the data, filled in by the
+    trainer.
     """
 
     width: int = Field(default=16, ge=4)
@@ -58,7 +60,8 @@ class LossConfig:
     """Weights of eq. 19-23.
 
     ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
-    ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter source.
+    ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter
+    source.
     """
 
     intensity: float = Field(default=10.0, ge=0)
@@ -71,7 +74,9 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """One training run. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that guidance."""
+    """One training run. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that
+    guidance.
+    """
 
     dataset: str = "demo"
     task: str = "visible_infrared"

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML, YAMLError
 
-from pipeline.manifest import InputError, Sample, nearest, read_manifest
+from pipeline.errors import InputError
+from pipeline.images import write_atomically
+from pipeline.manifest import Sample, nearest, read_manifest
 
 PARAMS = Path("params.yaml")
 STRICT = ConfigDict(extra="forbid")
@@ -23,8 +25,8 @@ T = TypeVar("T")
 class DatasetConfig:
     """One data set: where its manifest and files are, and where its object masks come from.
 
-    ``masks``: ``prompt`` detects the words of ``prompt``; ``auto`` detects whatever stands out; ``provided`` reads
-    the manifest's human label maps; ``none`` stores no masks (text guidance only).
+    ``masks``: ``prompt`` detects the words of ``prompt``; ``auto`` detects whatever stands out; ``provided``
+    reads the manifest's human label maps; ``none`` stores no masks (text guidance only).
     """
 
     manifest: str
@@ -39,6 +41,8 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CaptionsConfig:
+    """Who writes the captions."""
+
     backend: Literal["classical", "florence2"] = "classical"
 
 
@@ -61,6 +65,8 @@ class BoxesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MasksConfig:
+    """Who segments the boxes."""
+
     backend: Literal["classical", "sam"] = "classical"
 
 
@@ -106,7 +112,9 @@ class PipelineConfig:
 def find_dataset(datasets: Mapping[str, DatasetConfig], name: str) -> DatasetConfig:
     """Return ``datasets[name]``. Raises InputError with the nearest name."""
     if name not in datasets:
-        raise InputError(f"unknown data set '{name}'.{nearest(name, datasets)} Data sets are listed in {PARAMS}.")
+        raise InputError(
+            f"unknown data set '{name}'.{nearest(name, datasets)} Data sets are listed in {PARAMS}."
+        )
     return datasets[name]
 
 
@@ -128,10 +136,10 @@ def load_sections(config: type[T], path: Path) -> T:
 def read_params(path: Path) -> dict[str, Any]:
     """Parse params.yaml into a mapping of sections and refuse sections that nobody reads."""
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = YAML(typ="safe").load(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read ({error.strerror}); run from the project's folder") from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(params, dict):
         raise InputError(f"{path}: must be a mapping of sections; see the file in the repository")
@@ -163,11 +171,24 @@ def _explain(error: ValidationError, config: type) -> str:
 def _keys(config: type, path: list[str]) -> list[str]:
     """Field names of the dataclass that ``path`` leads to from ``config`` through fields and mappings."""
     for part in path:
-        if dataclasses.is_dataclass(config):
-            config = get_type_hints(config)[part]
-        else:
-            config = get_args(config)[1]
-    return [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+        is_section = dataclasses.is_dataclass(config)
+        config = get_type_hints(config)[part] if is_section else get_args(config)[1]
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> bool:
+    """Add ``datasets.<name>`` to params.yaml, comments kept; True if it was not there yet.
+
+    A section that is there is left as it is: its prompt and mask source are the user's.
+    """
+    read_params(path)
+    yaml = YAML()
+    params = yaml.load(path)
+    if name in params["datasets"]:
+        return False
+    params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
+    write_atomically(path, lambda temporary: yaml.dump(params, temporary))
+    return True
 
 
 TEXT_WIDTH = 512
@@ -177,7 +198,7 @@ MASK_CHANNELS = 20
 """Object channels that the network sees at most (the paper's experimental setting)."""
 
 SECTIONS = (
-    *(field.name for field in dataclasses.fields(PipelineConfig)),  # type: ignore[arg-type]
+    *(field.name for field in dataclasses.fields(PipelineConfig)),
     "model",
     "loss",
     "train",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, InputError, Sample, file_of
+from pipeline.errors import InputError
+from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, Sample, file_of
 
 FloatArray = NDArray[np.float32]
 
@@ -52,13 +53,15 @@ def read_image(path: Path, bits: int | None = None) -> Image:
     """Read PNG, JPEG, BMP, TIFF, NPY or a variable of a MATLAB file (``file.mat#KEY``).
 
     Integers are divided by 2**bits - 1, where ``bits`` defaults to the file's own depth; floating point must
-    already lie in [0, 1] unless ``bits`` says the peak. Palettes are expanded, alpha is dropped, EXIF orientation
-    is applied. Arrays are H x W or H x W x C. Raises InputError naming the file and what to do.
+    already lie in [0, 1] unless ``bits`` says the peak. Palettes are expanded, alpha is dropped, EXIF
+    orientation is applied. Arrays are H x W or H x W x C. Raises InputError naming the file and what to do.
     """
     file = file_of(path)
     suffix = file.suffix.lower()
     if suffix not in (*IMAGE_SUFFIXES, ".mat"):
-        raise InputError(f"{path}: '{suffix}' is not a supported image type ({', '.join((*IMAGE_SUFFIXES, '.mat'))})")
+        raise InputError(
+            f"{path}: '{suffix}' is not a supported image type ({', '.join((*IMAGE_SUFFIXES, '.mat'))})"
+        )
     if not file.is_file():
         raise InputError(f"{path}: no such image file; check the path or the manifest")
     try:
@@ -88,9 +91,12 @@ def _decode(path: Path, file: Path, suffix: str) -> NDArray[np.generic]:
     if suffix in (".tif", ".tiff"):
         array = tifffile.imread(file)
         # Band-sequential TIFFs come as (C, H, W): the band axis is the short one.
-        return np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
-    with PillowImage.open(file) as image:
-        image.load()
+        return (
+            np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
+        )
+    with PillowImage.open(file) as opened:
+        opened.load()
+        image: PillowImage.Image = opened
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         if image.mode in ("LA", "La", "RGBA", "RGBa"):
@@ -99,7 +105,11 @@ def _decode(path: Path, file: Path, suffix: str) -> NDArray[np.generic]:
             image = image.convert("L" if image.mode == "1" else "RGB")
         array = np.asarray(ImageOps.exif_transpose(image))
     # Pillow opens 16-bit grey PNGs as 32-bit integers in some versions.
-    return array.astype(np.uint16) if array.dtype == np.int32 and 0 <= array.min() <= array.max() < 65536 else array
+    return (
+        array.astype(np.uint16)
+        if array.dtype == np.int32 and 0 <= array.min() <= array.max() < 65536
+        else array
+    )
 
 
 def _read_matlab(path: Path, file: Path) -> NDArray[np.generic]:
@@ -121,14 +131,18 @@ def _normalised(array: NDArray[np.generic], bits: int | None, path: Path) -> Ima
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or 0 in array.shape:
-        raise InputError(f"{path}: an image has shape H x W or H x W x C, this one has {array.shape}; convert it")
+        raise InputError(
+            f"{path}: an image has shape H x W or H x W x C, this one has {array.shape}; convert it"
+        )
     if array.dtype == np.bool_:
         array, bits = array.astype(np.uint8), 1
     if np.issubdtype(array.dtype, np.unsignedinteger) or np.issubdtype(array.dtype, np.signedinteger):
         depth = bits or 8 * array.dtype.itemsize
         pixels = array.astype(np.float32) / np.float32(2**depth - 1)
         if pixels.min() < 0 or pixels.max() > 1:
-            raise InputError(f"{path}: values {array.min()} … {array.max()} do not fit {depth} bits; correct `bits`")
+            raise InputError(
+                f"{path}: values {array.min()} … {array.max()} do not fit {depth} bits; correct `bits`"
+            )
     elif np.issubdtype(array.dtype, np.floating):
         depth = 32
         pixels = array.astype(np.float32) / np.float32(2**bits - 1 if bits and bits < 32 else 1)
@@ -140,22 +154,27 @@ def _normalised(array: NDArray[np.generic], bits: int | None, path: Path) -> Ima
                 "rescale the image or set `bits` in the manifest (11 for 0 … 2047)"
             )
     else:
-        raise InputError(f"{path}: values of type {array.dtype} are not supported; save the image as 8 or 16 bits")
+        raise InputError(
+            f"{path}: values of type {array.dtype} are not supported; save the image as 8 or 16 bits"
+        )
     return Image(np.ascontiguousarray(pixels.clip(0, 1).transpose(2, 0, 1)), depth, path)
 
 
 def write_image(path: Path, pixels: FloatArray, bits: int = 8) -> None:
     """Write float (C, H, W) in [0, 1] by suffix, atomically.
 
-    PNG takes 1 or 3 bands at 8 bits and 1 band at 16; JPEG and BMP 8 bits; TIFF and NPY any number of bands at any
-    depth (``bits`` 9 to 16 are stored in uint16 unscaled, 32 as float32). What a type cannot hold raises InputError.
+    PNG takes 1 or 3 bands at 8 bits and 1 band at 16; JPEG and BMP 8 bits; TIFF and NPY any number of bands
+    at any depth (``bits`` 9 to 16 are stored in uint16 unscaled, 32 as float32). What a type cannot hold
+    raises InputError.
     """
     bands = pixels.shape[0]
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: cannot write '{suffix}'; choose one of {', '.join(IMAGE_SUFFIXES)}")
     if suffix not in (".tif", ".tiff", ".npy") and (bands not in (1, 3) or bits > 16):
-        raise InputError(f"{path}: {suffix} cannot hold {bands} bands at {bits} bits; write a .tif or .npy file")
+        raise InputError(
+            f"{path}: {suffix} cannot hold {bands} bands at {bits} bits; write a .tif or .npy file"
+        )
     if suffix in (".jpg", ".jpeg", ".bmp") or (suffix == ".png" and bands == 3):
         bits = 8  # Pillow writes no 16-bit colour PNG, and JPEG and BMP have no deeper form.
     array = quantise(pixels, bits)
@@ -164,7 +183,9 @@ def write_image(path: Path, pixels: FloatArray, bits: int = 8) -> None:
     if suffix == ".npy":
         np.save(buffer, array)
     elif suffix in (".tif", ".tiff"):
-        tifffile.imwrite(buffer, array, photometric="rgb" if bands == 3 else "minisblack", compression="deflate")
+        tifffile.imwrite(
+            buffer, array, photometric="rgb" if bands == 3 else "minisblack", compression="deflate"
+        )
     else:
         kind = {".png": "PNG", ".bmp": "BMP"}.get(suffix, "JPEG")
         options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
@@ -181,7 +202,7 @@ def quantise(pixels: FloatArray, bits: int) -> NDArray[np.generic]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then rename; on failure nothing is left behind."""
+    """Call ``write`` with a temporary path beside ``path``, then rename; a failure leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -194,8 +215,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_sources(sample: Sample) -> list[Image]:
     """Read the sources of a sample in role order and check that their sizes agree.
 
-    All must have the first one's (H, W); in sharpening tasks a later source may be smaller by one integer ratio.
-    Raises InputError naming the sample.
+    All must have the first one's (H, W); in sharpening tasks a later source may be smaller by one integer
+    ratio. Raises InputError naming the sample.
     """
     images = [read_image(source.path, sample.bits) for source in sample.sources]
     height, width = images[0].size
@@ -247,8 +268,8 @@ def luminance(pixels: FloatArray) -> FloatArray:
 def display(pixels: FloatArray) -> NDArray[np.uint8]:
     """(C, H, W) -> uint8 (H, W, 3) to look at.
 
-    Grey and RGB are shown as they are. Other images show three bands (the 3rd, 2nd, 1st of up to eight satellite
-    bands, else three spread over the spectrum), each stretched between its 1st and 99th percentile.
+    Grey and RGB are shown as they are. Other images show three bands (the 3rd, 2nd, 1st of up to eight
+    satellite bands, else three spread over the spectrum), each stretched between its 1st and 99th percentile.
     """
     bands = pixels.shape[0]
     if bands == 1:

@@ -2,7 +2,8 @@
 
 A manifest is a CSV table, one row per sample: ``sample, task, split, bits``, one column per source role
 (``visible``, ``infrared``, …), ``target`` and ``mask``. Paths are relative to the data set's root; an empty
-cell means that the sample has no such image. ``file.mat#KEY`` selects one variable of a file that holds several.
+cell means that the sample has no such image. ``file.mat#KEY`` selects one variable of a file that holds
+several.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.errors import InputError
 
 TASKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "visible_infrared": (("visible", "infrared"),),
@@ -29,8 +32,23 @@ TASKS: dict[str, tuple[tuple[str, ...], ...]] = {
 SHARPENING_TASKS = ("pansharpening", "hyper_multispectral")
 """Tasks whose last source is smaller by an integer ratio and which are trained against a target."""
 
-ROLES = ("visible", "infrared", "ct", "pet", "spect", "mri", "under", "over", "near", "far", "pan", "ms", "hs")
-"""Every source role, in source order; a stack of more than one image of a role numbers them (``under``, ``under_2``)."""
+ROLES = (
+    "visible",
+    "infrared",
+    "ct",
+    "pet",
+    "spect",
+    "mri",
+    "under",
+    "over",
+    "near",
+    "far",
+    "pan",
+    "ms",
+    "hs",
+)
+"""Every source role, in source order; a stack of more than one image of a role numbers them (``under``,
+``under_2``)."""
 
 SPLITS = ("train", "validation", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
@@ -38,10 +56,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 _FIXED_COLUMNS = ("sample", "task", "split", "bits")
 _LAST_COLUMNS = ("target", "mask")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class InputError(ValueError):
-    """A mistake in the user's input: one line that names the file or sample, what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +102,8 @@ def file_of(path: Path) -> Path:
 def read_manifest(path: Path, root: Path) -> list[Sample]:
     """Read a manifest; image paths become ``root / cell``.
 
-    Raises InputError for a missing or empty manifest, unknown columns, tasks, splits, and repeated or unsafe ids.
-    Image files are not opened here.
+    Raises InputError for a missing or empty manifest, unknown columns, tasks, splits, and repeated or unsafe
+    ids. Image files are not opened here.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -102,7 +116,9 @@ def read_manifest(path: Path, root: Path) -> list[Sample]:
             "write one with `typer pipeline manifest DIR --dataset NAME`"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({error}); see data_manifests/README.md") from error
+        raise InputError(
+            f"{path}: not a CSV table in UTF-8 ({error}); see data_manifests/README.md"
+        ) from error
     for column in ("sample", "task", "split"):
         if column not in columns:
             raise InputError(f"{path}: the column '{column}' is missing; see data_manifests/README.md")
@@ -134,7 +150,9 @@ def _sample(row: dict[str, str | None], roles: Sequence[str], root: Path, place:
         raise InputError(f"{place}: bits '{bits}' must be a whole number from 1 to 32")
     sources = tuple(Source(role, root / cell[role]) for role in roles if cell[role])
     if len(sources) < 2:
-        raise InputError(f"{place}: sample '{cell['sample']}' has {len(sources)} source; fusion needs at least two")
+        raise InputError(
+            f"{place}: sample '{cell['sample']}' has {len(sources)} source; fusion needs at least two"
+        )
     return Sample(
         id=cell["sample"],
         task=cell["task"],
@@ -147,7 +165,7 @@ def _sample(row: dict[str, str | None], roles: Sequence[str], root: Path, place:
 
 
 def write_manifest(path: Path, samples: Sequence[Sample], root: Path) -> None:
-    """Write a manifest atomically; every file must lie under ``root``. Empty optional columns are left out."""
+    """Write a manifest atomically; every file must lie under ``root``. Empty columns are left out."""
     roles = list(dict.fromkeys(role for sample in samples for role in sample.roles))
     roles.sort(key=lambda role: ROLES.index(re.sub(r"_\d+$", "", role)))
     last = [name for name in _LAST_COLUMNS if any(getattr(sample, name) for sample in samples)]
@@ -162,7 +180,9 @@ def write_manifest(path: Path, samples: Sequence[Sample], root: Path) -> None:
                 row: dict[str, object] = {"sample": sample.id, "task": sample.task, "split": sample.split}
                 row["bits"] = sample.bits or ""
                 row |= {source.role: _relative(source.path, root) for source in sample.sources}
-                row |= {name: _relative(getattr(sample, name), root) for name in last if getattr(sample, name)}
+                row |= {
+                    name: _relative(getattr(sample, name), root) for name in last if getattr(sample, name)
+                }
                 writer.writerow(row)
         os.replace(temporary, path)
     finally:
@@ -178,8 +198,8 @@ def scan_folder(root: Path) -> list[Sample]:
 
     The sub-folders' names are roles (``visible``/``infrared``, ``ct``/``mri``, …, ``target`` optional); their
     depth below ``root`` is free, so ``root`` may hold several data sets. Samples get the split ``test``.
-    A MATLAB file with ``I_PAN`` and ``I_MS`` (the layout of the public WorldView scenes) is one pansharpening sample.
-    Raises InputError when the folder is missing or nothing in it matches.
+    A MATLAB file with ``I_PAN`` and ``I_MS`` (the layout of the public WorldView scenes) is one pansharpening
+    sample. Raises InputError when the folder is missing or nothing in it matches.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds one sub-folder per source")
@@ -232,7 +252,8 @@ def _scan_matlab(folder: Path, prefix: str) -> list[Sample]:
         if not {"I_PAN", "I_MS"} <= {name for name, _, _ in whosmat(path)}:
             continue
         sources = tuple(
-            Source(role, path.with_name(f"{path.name}#{key}")) for role, key in (("pan", "I_PAN"), ("ms", "I_MS"))
+            Source(role, path.with_name(f"{path.name}#{key}"))
+            for role, key in (("pan", "I_PAN"), ("ms", "I_MS"))
         )
         samples.append(Sample(_safe_id(prefix, path.stem), "pansharpening", "test", sources, bits=11))
     return samples

@@ -1,0 +1,42 @@
+"""What a user sees when something goes wrong: one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """A mistake in the user's input: one line that names the file or sample, what is wrong and what to do."""
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn expected failures into a line on stderr and an exit code; anything else is a bug and keeps its
+    traceback.
+
+    2: bad input, full disk, missing permission. 130: interrupted (work that was finished is kept).
+    """
+    try:
+        yield
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished work is kept, run the same command again to go on", 130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"no space left on the disk{_place(error)}; free some, then run the same command again", 2)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            _fail(f"{error.strerror}{_place(error)}; change the permissions or write to another folder", 2)
+        raise
+
+
+def _place(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
