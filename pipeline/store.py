@@ -1,117 +1,398 @@
-"""The Zarr contract between guidance stages and the trainer (docs/stores.md). The only module that imports zarr."""
+"""The Zarr contract between guidance stages and the trainer (docs/stores.md): the only importer of zarr."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from pipeline.config import MASK_CHANNELS
+from pipeline.durability import full_disk_explained, locked, recover, swap, uninterrupted
+from pipeline.errors import InputError
+from pipeline.records import (
+    EVERY_KIND,
+    LAYOUT,
+    MAX_INSTANCES,
+    Array,
+    Caption,
+    Instances,
+    MergedMasks,
+    Record,
+    Row,
+    SampleInstances,
+    Text,
+    decode,
+    encode,
+    unpack,
+)
+
+__all__ = [
+    "MAX_INSTANCES",
+    "SCHEMA",
+    "Caption",
+    "Instances",
+    "MergedMasks",
+    "Record",
+    "SampleInstances",
+    "Store",
+    "Text",
+    "create_store",
+    "fingerprint",
+    "locked",
+    "open_store",
+    "prepare_store",
+]
 
 SCHEMA = 1
-MAX_INSTANCES = 64  # instances per source: the bits of one uint64
-MAX_CHANNELS = 20  # merged mask channels (paper, sect. 4)
 
-
-@dataclass(frozen=True)
-class Caption:
-    """What one sample shows, in words."""
-
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """Features of one caption: float16 or float32 (tokens, width)."""
-
-    features: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Instances:
-    """Objects found in ONE source: box float32 (k, 4) xyxy absolute pixels, score float32 (k,) in [0, 1],
-    k labels, predicted IoU float32 (k,) and mask bool (k, H, W), the last two None before segmentation."""
-
-    box: np.ndarray
-    score: np.ndarray
-    label: tuple[str, ...]
-    iou: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
-@dataclass(frozen=True, eq=False)
-class SampleInstances:
-    """Objects of every source of one sample, on the common grid of height x width pixels."""
-
-    height: int
-    width: int
-    sources: tuple[Instances, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class MergedMasks:
-    """Merged masks of one sample: mask bool (c, H, W), c <= 20 channels with label, score and iou (c,);
-    how many instances were dropped, how many went together into the last channel, and, if known, the sources
-    of each channel as uint32 (c,), bit s = seen in source s."""
-
-    mask: np.ndarray
-    label: tuple[str, ...]
-    score: np.ndarray
-    iou: np.ndarray
-    dropped: int = 0
-    overflow: int = 0
-    sources: np.ndarray | None = None
-
-
-Record = Caption | Text | SampleInstances | MergedMasks
+_SHARD_SAMPLES = 32  # samples per shard of a large array, fewer when they would need more memory than this:
+_SHARD_BYTES = 2**28
+_CHUNK_SAMPLES = 256  # samples per chunk of a small array
+_CODECS = (ZstdCodec(level=3), Crc32cCodec())
 
 
 class Store:
-    """One store: n samples in manifest order, each done or not."""
+    """One store: n samples in manifest order, each done or not. Made by `open_store` and `create_store`."""
 
-    path: Path
-    kind: str
-    ids: tuple[str, ...]
-    fingerprint: str
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        attributes: dict[str, Any] = group.attrs.asdict()
+        self.kind: str = attributes["kind"]
+        self.fingerprint: str = attributes["fingerprint"]
+        self.upstream: str | None = attributes["upstream"]
+        self.config: dict[str, Any] = attributes["config"]
+        # zarr leaves out chunks of zeros by default; then a lost file would look like an empty one.
+        self._arrays: dict[str, Any] = {
+            name: cast(Any, group[name]).with_config({"write_empty_chunks": True})
+            for name in EVERY_KIND | LAYOUT[self.kind]
+        }
+        self._blocks: dict[str, tuple[int, np.ndarray]] = {}
+        self.ids: tuple[str, ...] = tuple(str(sample) for sample in self._read("id", slice(None)))
+        self._index = {sample: row for row, sample in enumerate(self.ids)}
+        self._done: np.ndarray = self._read("done", slice(None))
+        self._content: list[str] = [str(value) for value in self._read("content", slice(None))]
+        large = [self._arrays[name].shards[0] for name, array in LAYOUT[self.kind].items() if array.tile]
+        self.rows: int = min([_SHARD_SAMPLES, *large])
+        """Samples that are written together: one shard."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that differ between stores of one kind (S, H, W, T, D as far as they apply)."""
+        return {
+            size: self._arrays[name].shape[1 + axis]
+            for name, array in LAYOUT[self.kind].items()
+            for axis, size in enumerate(array.sizes)
+            if isinstance(size, str)
+        }
 
     def is_done(self, sample: str) -> bool:
-        """Whether the sample's record is complete."""
-        raise KeyError(sample)
+        """Whether the sample is in the store and its record is complete."""
+        return sample in self._index and bool(self._done[self._index[sample]])
 
     def content(self, sample: str) -> str:
-        """Content hash of the sources this sample's record was made from; "" when not done."""
-        raise KeyError(sample)
+        """Content hash of the files this sample's record was made from; "" when it is not done."""
+        return self._content[self._index[sample]] if self.is_done(sample) else ""
+
+    def row(self, sample: str) -> int:
+        """Position of the sample in the store."""
+        return self._index[sample]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A small numeric array (count, dropped, height, …) for all done samples, in order."""
+        values: np.ndarray = self._read(name, slice(None))[self._done.astype(bool)]
+        return values
+
+    def size(self, sample: str) -> tuple[int, int]:
+        """(height, width) of the sample's common grid."""
+        row = self._done_row(sample)
+        return int(self._read_row("height", row)), int(self._read_row("width", row))
 
     def get(self, sample: str) -> Record:
-        """The sample's record; InputError when it is not done or damaged."""
-        raise KeyError(sample)
-
-    def write(self, rows: Mapping[str, Record], content: Mapping[str, str] | None = None) -> None:
-        """Write records (any number, any order), then their content hashes, then their done flags."""
-        raise KeyError(next(iter(rows)))
+        """The sample's record. Raises InputError when it is not done or its chunks are damaged."""
+        row = self._done_row(sample)
+        return decode(self.kind, self._row(row))
 
     def merged_crop(self, sample: str, y: int, x: int, h: int, w: int) -> np.ndarray:
-        """Merged masks of a window as bool (20, h, w); reads only the 128 x 128 tiles it touches."""
-        raise KeyError(sample)
+        """Merged masks of a window as bool (20, h, w); only the 128 x 128 tiles it touches are read."""
+        height, width = self.size(sample)
+        if not (0 <= y <= y + h <= height and 0 <= x <= x + w <= width):
+            raise ValueError(f"window {y}:{y + h}, {x}:{x + w} leaves the {height}x{width} sample '{sample}'")
+        row = self._done_row(sample)
+        self._check_file("mask", row)
+        return unpack(self._read("mask", (row, slice(y, y + h), slice(x, x + w))), MASK_CHANNELS)
+
+    def write(self, rows: Mapping[str, Record], content: Mapping[str, str] | None = None) -> None:
+        """Write records (any number, any order), then their content hashes, then their done flags.
+
+        Ctrl-C is answered after the write. A full disk raises InputError and leaves a valid store
+        in which these samples are not done. One process may write at a time: hold `locked(path)`.
+        """
+        encoded = {self._index[sample]: encode(record) for sample, record in rows.items()}
+        self._put(encoded, {self._index[sample]: (content or {}).get(sample, "") for sample in rows})
+
+    def _put(self, rows: Mapping[int, Row], content: Mapping[int, str]) -> None:
+        with uninterrupted(), full_disk_explained(self.path):
+            if any(self._done[row] for row in rows):
+                self._done[list(rows)] = 0
+                self._arrays["done"][:] = self._done
+            for start in sorted({row // self.rows * self.rows for row in rows}):
+                block = slice(start, min(start + self.rows, len(self.ids)))
+                for name in LAYOUT[self.kind]:
+                    self._put_block(name, block, rows)
+            for row, value in content.items():
+                self._content[row] = value
+            self._arrays["content"][:] = np.array(self._content, dtype=object)
+            done = self._done.copy()
+            done[list(rows)] = 1
+            self._arrays["done"][:] = done
+            self._done = done
+
+    def _put_block(self, name: str, block: slice, rows: Mapping[int, Row]) -> None:
+        """Write one whole shard: the new rows, the rows done before, zeros elsewhere. The bytes of a finished
+        store therefore do not depend on the order of writes, and no write covers a part of a shard."""
+        array = self._arrays[name]
+        if self._done[block].any():
+            values = self._read(name, block)
+            values[self._done[block] == 0] = "" if _is_text(array) else 0
+        else:
+            values = _zeros(array, block.stop - block.start)
+        for row in range(block.start, block.stop):
+            if row in rows:
+                value = np.asarray(rows[row][name], dtype=object if _is_text(array) else array.dtype)
+                window = tuple(
+                    slice(min(have, want)) for have, want in zip(value.shape, array.shape[1:], strict=True)
+                )
+                values[(row - block.start, *window)] = value[window]
+        array[block] = values
+        self._blocks.pop(name, None)
+
+    def _large(self, name: str, row: int) -> np.ndarray:
+        self._check_file(name, row)
+        values: np.ndarray = self._read(name, row)
+        return values
+
+    def _read_row(self, name: str, row: int) -> Any:
+        """One sample's values of a small array; the last chunk read is kept: samples come in order."""
+        start = row // _CHUNK_SAMPLES * _CHUNK_SAMPLES
+        kept = self._blocks.get(name)
+        if kept is None or kept[0] != start:
+            self._check_file(name, row)
+            kept = (start, self._read(name, slice(start, start + _CHUNK_SAMPLES)))
+            self._blocks[name] = kept
+        return kept[1][row - start]
+
+    def _read(self, name: str, selection: Any) -> Any:
+        try:
+            return self._arrays[name][selection]
+        except MemoryError:
+            raise
+        except Exception as error:  # zarr and its codecs raise a dozen types for damaged bytes
+            raise _damaged(self.path, f"array '{name}': {error}") from error
+
+    def _check_file(self, name: str, row: int) -> None:
+        """zarr reads a missing file as zeros; a done sample must have one."""
+        array = self._arrays[name]
+        length = (array.shards or array.chunks)[0]
+        file = self.path.joinpath(name, "c", str(row // length), *("0" for _ in array.shape[1:]))
+        if not file.is_file():
+            raise _damaged(self.path, f"{file.relative_to(self.path)} is missing")
+
+    def _done_row(self, sample: str) -> int:
+        if not self.is_done(sample):
+            raise InputError(f"{self.path}: sample '{sample}' is not done; {_remedy(self.path)}")
+        return self._index[sample]
+
+    def _row(self, row: int) -> Row:
+        return {
+            name: self._large(name, row) if array.tile else self._read_row(name, row)
+            for name, array in LAYOUT[self.kind].items()
+        }
 
 
-def open_store(path: Path, mode: str = "r") -> Store:
-    """Open an existing store, mode "r" or "r+"; InputError when absent, damaged or of another schema."""
-    raise FileNotFoundError(path)
+def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Store:
+    """Open a store. Raises InputError when it is absent, damaged or of another schema."""
+    attributes = _attributes(path)
+    if attributes is None:
+        raise InputError(f"{path}: no such store; {_remedy(path)}")
+    if attributes.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: written in schema {attributes.get('schema')}, not {SCHEMA}; {_remedy(path)}"
+        )
+    try:
+        return Store(path, zarr.open_group(path, mode=mode, zarr_format=3))
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def create_store(
     path: Path,
     kind: str,
     ids: Sequence[str],
-    config: Mapping[str, object],
+    config: Mapping[str, Any],
     fingerprint: str,
     upstream: str | None = None,
     **sizes: int,
 ) -> Store:
-    """Create an empty store beside `path` and rename it there. sizes: S, H, W for masks; S for boxes;
-    T, D for texts; H, W for merged."""
-    raise FileExistsError(path)
+    """Create an empty store beside `path` and rename it there, replacing what was there.
+
+    sizes: S (sources) for boxes; S, H, W for masks; H, W for merged; T, D for texts; none for captions.
+    """
+    with full_disk_explained(path):
+        swap(_create(path, kind, ids, config, fingerprint, upstream, sizes).path, path)
+    return open_store(path, "r+")
+
+
+def prepare_store(
+    path: Path,
+    kind: str,
+    content: Mapping[str, str],
+    config: Mapping[str, Any],
+    fingerprint: str,
+    upstream: str | None = None,
+    **sizes: int,
+) -> tuple[Store, str]:
+    """Open the store of a stage for writing, made to fit the samples of `content` (id -> content hash).
+
+    A store of another schema or fingerprint is dropped. One whose samples or sizes differ is built anew
+    beside and takes over every record whose sample id and content hash are still the same. Returns the store
+    and why records were dropped, "" when they were not. The caller holds `locked(path)`.
+    """
+    recover(path)
+    config = json.loads(json.dumps(config))  # tuples become lists, as in the attributes of a store
+    attributes = _attributes(path)
+    if attributes is None:
+        return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), ""
+    reason = _reason(attributes, config, fingerprint, upstream)
+    if reason:
+        return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), reason
+    old = open_store(path, "r+")
+    if old.ids == tuple(content) and old.sizes == sizes:
+        return old, ""
+    with full_disk_explained(path):
+        new = _create(path, kind, list(content), config, fingerprint, upstream, sizes)
+        kept = [sample for sample in new.ids if content[sample] and old.content(sample) == content[sample]]
+        for start in range(0, len(new.ids), new.rows):
+            block = [sample for sample in new.ids[start : start + new.rows] if sample in set(kept)]
+            if block:
+                new._put(
+                    {new.row(sample): old._row(old.row(sample)) for sample in block},
+                    {new.row(sample): content[sample] for sample in block},
+                )
+        swap(new.path, path)
+    return open_store(path, "r+"), ""
+
+
+def fingerprint(config: Mapping[str, Any], upstream: str | None) -> str:
+    """Hash of everything but the files that decides what a stage computes."""
+    text = json.dumps([SCHEMA, config, upstream], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _create(
+    path: Path,
+    kind: str,
+    ids: Sequence[str],
+    config: Mapping[str, Any],
+    fingerprint: str,
+    upstream: str | None,
+    sizes: Mapping[str, int],
+) -> Store:
+    """Create the empty store under its temporary name."""
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    attributes = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "fingerprint": fingerprint,
+        "upstream": upstream,
+        "config": dict(config),
+    }
+    group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
+    for name, array in (EVERY_KIND | LAYOUT[kind]).items():
+        _create_array(group, name, array, len(ids), sizes)
+    identity: Any = group["id"]
+    identity[:] = np.array(ids, dtype=object)
+    return Store(temporary, group)
+
+
+def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Mapping[str, int]) -> None:
+    shape = tuple(size if isinstance(size, int) else sizes[size] for size in array.sizes)
+    shards: tuple[int, ...] | None = None
+    if array.tile:
+        tile = tuple(size if isinstance(size, int) else sizes[size] for size in array.tile)
+        chunks = (1, *(1 for _ in shape[: len(shape) - len(tile)]), *tile)
+        padded = [-(-size // chunk) * chunk for size, chunk in zip(shape, chunks[1:], strict=True)]
+        sample_bytes = math.prod(padded) * np.dtype(array.dtype).itemsize
+        shards = (max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // sample_bytes)), *padded)
+    else:
+        chunks = (_CHUNK_SAMPLES, *shape)
+    group.create_array(
+        name,
+        shape=(n, *shape),
+        chunks=chunks,
+        shards=shards,
+        dtype=str if array.dtype == "str" else array.dtype,
+        compressors=_CODECS,
+    )
+
+
+def _attributes(path: Path) -> dict[str, Any] | None:
+    """The store's own attributes before anything else of it is trusted; None when there is no store."""
+    if not path.exists():
+        return None
+    try:
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        if {"schema", "kind", "fingerprint", "upstream", "config"} <= set(attributes):
+            return dict(attributes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"zarr.json: {error}") from error
+    raise _damaged(path, "zarr.json lacks this project's attributes")
+
+
+def _reason(
+    attributes: Mapping[str, Any], config: Mapping[str, Any], fingerprint: str, upstream: str | None
+) -> str:
+    """Why a store's records are of no use any more, "" when they are."""
+    if attributes["schema"] != SCHEMA:
+        return f"the store has schema {attributes['schema']}, this version writes {SCHEMA}"
+    if attributes["fingerprint"] == fingerprint:
+        return ""
+    old = attributes["config"]
+    changed = [key for key in sorted(old.keys() | config.keys()) if old.get(key) != config.get(key)]
+    if changed:
+        return ", ".join(f"{key} changed from {old.get(key)} to {config.get(key)}" for key in changed)
+    return (
+        "the stage before it was computed anew"
+        if attributes["upstream"] != upstream
+        else "it was made otherwise"
+    )
+
+
+def _zeros(array: Any, n: int) -> np.ndarray:
+    shape = (n, *array.shape[1:])
+    return np.full(shape, "", dtype=object) if _is_text(array) else np.zeros(shape, array.dtype)
+
+
+def _is_text(array: Any) -> bool:
+    return array.dtype.kind in "TOU"
+
+
+def _remedy(path: Path) -> str:
+    stage = {"merged": "merge"}.get(path.stem, path.stem)
+    return f"run `python -m pipeline {stage} --dataset {path.parent.name}`"
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: the store is damaged ({' '.join(what.split())}); delete it and {_remedy(path)}"
+    )
