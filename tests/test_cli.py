@@ -56,7 +56,7 @@ def refused(workspace: Workspace, *command: str) -> str:
         (("typer", "pipeline", "run", "guidance", "--help"), ("--dataset",)),
         (("typer", "model", "train", "--help"), ("--task",)),
         ((*PIPELINE, "--help"), ("guidance", "captions", "merge")),
-        (("rwkvfusion", "fuse", "--help"), ("--tile", "-o")),
+        (("rwkvfusion", "fuse", "--help"), ("--weights", "-o")),
     ],
 )
 def test_help_is_found_as_typed(
