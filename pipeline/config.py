@@ -179,12 +179,18 @@ def _keys(config: type, path: list[str]) -> list[str]:
 def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> bool:
     """Add ``datasets.<name>`` to params.yaml, comments kept; True if it was not there yet.
 
-    A section that is there is left as it is: its prompt and mask source are the user's.
+    A section for the same folder is left as it is: its prompt and mask source are the user's. Raises
+    InputError when the name belongs to another folder.
     """
     read_params(path)
     yaml = YAML()
     params = yaml.load(path)
     if name in params["datasets"]:
+        root = params["datasets"][name].get("root")
+        if root != config.root:
+            raise InputError(
+                f"{path}: data set '{name}' is there already, for {root}; choose another name for {config.root}"
+            )
         return False
     params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
     write_atomically(path, lambda temporary: yaml.dump(params, temporary))

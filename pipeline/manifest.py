@@ -269,14 +269,14 @@ def _safe_id(prefix: str, stem: str) -> str:
 
 
 def content_hash(sample: Sample) -> str:
-    """Return the SHA-256 over the roles and the bytes of the sample's source files (and its human mask).
+    """Return the SHA-256 over the roles and the bytes of the sample's files.
 
+    Target and human mask are among them, so that what depends on a store depends on every file of its samples.
     Raises InputError when a file cannot be read.
     """
     digest = hashlib.sha256()
     files = [(source.role, source.path) for source in sample.sources]
-    if sample.mask:
-        files.append(("mask", sample.mask))
+    files += [(name, path) for name in _LAST_COLUMNS if (path := getattr(sample, name))]
     for role, path in files:
         digest.update(f"{role}{path.name.partition('#')[2]}\0{sample.bits}\0".encode())
         try:

@@ -1,0 +1,151 @@
+"""Commands of the guidance pipeline: `typer pipeline …` or `python -m pipeline …`.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import InputError, exit_on_error
+
+if TYPE_CHECKING:
+    from pipeline.runner import Summary
+
+app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
+
+DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
+
+
+@app.command()
+def demo(
+    force: Annotated[bool, typer.Option("--force", help="Generate anew even if it is complete.")] = False,
+) -> None:
+    """Generate the embedded data set of all six tasks."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.demo import generate
+
+        root = Path(load_pipeline().dataset("demo").root)
+        typer.echo(f"{root}: {len(generate(root, force=force))} samples")
+
+
+@app.command()
+def manifest(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with one sub-folder per source, such as visible and infrared.")
+    ],
+    dataset: Annotated[str, typer.Option(help="Name of the data set to make.")],
+) -> None:
+    """List a folder's samples in data_manifests/<dataset>.csv and name the data set in params.yaml."""
+    with exit_on_error():
+        from pipeline.config import DatasetConfig, register_dataset
+        from pipeline.manifest import scan_folder, write_manifest
+
+        if not dataset.isidentifier():
+            raise InputError(f"--dataset '{dataset}': use letters, digits and '_', starting with a letter")
+        path = Path("data_manifests") / f"{dataset}.csv"
+        samples = scan_folder(folder)
+        is_new = register_dataset(dataset, DatasetConfig(manifest=str(path), root=str(folder)))
+        write_manifest(path, samples, folder)
+    tasks = ", ".join(sorted({sample.task for sample in samples}))
+    typer.echo(f"{path}: {len(samples)} samples ({tasks}), all in the split 'test'")
+    typer.echo(
+        f"params.yaml: data set '{dataset}' {'added' if is_new else 'was there already, left as it is'}"
+    )
+    typer.echo(f"next: typer pipeline guidance --dataset {dataset}")
+
+
+@app.command()
+def captions(dataset: DatasetOption) -> None:
+    """Write one caption per sample."""
+    with exit_on_error():
+        from pipeline.captions import run as run_captions
+        from pipeline.config import load_pipeline
+
+        _finish(run_captions(load_pipeline(), dataset))
+
+
+@app.command()
+def texts(dataset: DatasetOption) -> None:
+    """Encode the captions as text features."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.texts import run as run_texts
+
+        _finish(run_texts(load_pipeline(), dataset))
+
+
+@app.command()
+def boxes(dataset: DatasetOption) -> None:
+    """Detect objects in every source."""
+    with exit_on_error():
+        from pipeline.boxes import run as run_boxes
+        from pipeline.config import load_pipeline
+
+        _finish(run_boxes(load_pipeline(), dataset))
+
+
+@app.command()
+def masks(dataset: DatasetOption) -> None:
+    """Segment the detected objects in every source."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.masks import run as run_masks
+
+        _finish(run_masks(load_pipeline(), dataset))
+
+
+@app.command()
+def merge(dataset: DatasetOption) -> None:
+    """Unite the sources' masks into at most 20 channels."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.merge import run as run_merge
+
+        _finish(run_merge(load_pipeline(), dataset))
+
+
+@app.command()
+def guidance(dataset: DatasetOption) -> None:
+    """Run captions, texts, boxes, masks and merge; each skips what is current."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.guidance import run_guidance
+
+        failed = run_guidance(load_pipeline(), dataset)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    dataset: DatasetOption,
+    sample: Annotated[str, typer.Option(help="Sample: a name in the manifest's first column.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG to write. [default: <sample>.png]")
+    ] = None,
+) -> None:
+    """Draw a sample's guidance: sources, boxes, masks per source, merged masks, caption."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.inspect import inspect as draw
+
+        path = out or Path(f"{sample}.png")
+        draw(load_pipeline(), dataset, sample, path)
+    typer.echo(str(path))
+
+
+def _finish(summary: Summary) -> None:
+    """Exit 1 when samples failed; they are listed in the stage's errors file."""
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry of `python -m pipeline`."""
+    with exit_on_error():
+        app(prog_name="pipeline")
