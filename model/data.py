@@ -313,7 +313,8 @@ class FusionDataset(Dataset[Item]):
         if (bands, self._ratios(decoded), outputs) != (self.in_channels, self.ratios, self.out_channels):
             raise InputError(
                 f"sample '{sample.id}' has sources of {bands} bands at ratios {self._ratios(decoded)}, "
-                f"sample '{self.samples[0].id}' {self.in_channels} at {self.ratios}; keep them in separate data sets"
+                f"sample '{self.samples[0].id}' {self.in_channels} at {self.ratios}; "
+                "keep them in separate data sets"
             )
 
 

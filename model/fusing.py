@@ -40,9 +40,10 @@ def run_jobs(
 ) -> Outcome:
     """Fuse every job; each sample with ``weights``, or with those of its own task.
 
-    Without ``weights``, a data set's own training (runs/<dataset>/<task>) is preferred to shipped weights. Raises
-    InputError for weights that cannot be loaded or are of another task, and for a single job that fails; of
-    several, a failing one is reported and the rest go on.
+    Without ``weights``, a data set's own training (runs/<dataset>/<task>) is preferred to shipped weights.
+
+    Raises InputError for weights that cannot be loaded or are of another task, and for a single job that
+    fails; of several, a failing one is reported and the rest go on.
     """
     console = console or Console()
     fusers = {task: _fuser(task, weights, dataset) for task in dict.fromkeys(job.sample.task for job in jobs)}

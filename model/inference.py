@@ -117,10 +117,10 @@ def fuse(
 
     ``sources``: paths, or arrays H x W, C x H x W or H x W x C (up to 4 bands last); integers are divided by
     their type's maximum, floats lie in [0, 1]. Sharpening tasks fuse all bands of exactly the sources they
-    were trained on. The others fuse luminance; more sources than the network takes are folded in one after the
-    other. ``text``: features (T, 512); ``masks``: merged masks (c, H, W). ``colour``: ``ycbcr`` adds the sources'
-    fused chrominance, ``rgb`` fuses R, G, B one by one, ``gray`` gives luminance, ``auto`` is ``ycbcr`` when a
-    source is in colour.
+    were trained on. The others fuse luminance; more sources than the network takes are folded in one after
+    the other. ``text``: features (T, 512); ``masks``: merged masks (c, H, W). ``colour``: ``ycbcr`` adds the
+    sources' fused chrominance, ``rgb`` fuses R, G, B one by one, ``gray`` gives luminance, ``auto`` is
+    ``ycbcr`` when a source is in colour.
 
     Raises InputError when sources do not fit each other, the weights or the guidance.
     """

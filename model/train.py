@@ -45,8 +45,8 @@ def train(
 
     ``dataset`` and ``task`` default to params.yaml ``train``. ``device`` is ``auto`` or a torch device;
     ``workers`` are processes that load data (0: this one). Neither changes what is trained. A finished run
-    whose configuration and data are unchanged is left as it is; an unfinished one goes on; a changed one starts
-    anew and says why.
+    whose configuration and data are unchanged is left as it is; an unfinished one goes on; a changed one
+    starts anew and says why.
 
     Raises InputError for unknown names, missing or stale guidance, unusable samples, a loss not finite.
     Ctrl-C writes a checkpoint after the current step and raises KeyboardInterrupt.

@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_project import make_project, masks_of, text_of
+
+from model.data import EndlessBatches, FusionDataset, Guidance, collate, open_guidance
+from pipeline.errors import InputError
+from pipeline.images import luminance, read_image, write_image
+from pipeline.manifest import Sample, Source
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    monkeypatch.chdir(tmp_path)
+    return make_project(tmp_path)
+
+
+def of(samples: list[Sample], task: str) -> list[Sample]:
+    return [sample for sample in samples if sample.task == task]
+
+
+def test_whole_images_with_their_guidance(samples: list[Sample]) -> None:
+    dataset = FusionDataset(of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), train=False)
+    item = dataset[3]
+    visible = read_image(samples[3].sources[0].path).pixels
+    assert np.array_equal(item.sources[0][0], luminance(visible))
+    assert item.text is not None
+    assert item.masks is not None
+    assert np.allclose(item.text, text_of(3).astype(np.float32))
+    assert item.masks.shape == (20, 24, 32)
+    assert np.array_equal(item.masks[:2].bool(), masks_of(3, (24, 32)))
+    assert not item.masks[2:].any()
+    assert dataset.in_channels == (1, 1)
+    assert dataset.out_channels == 1
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_crops_are_cut_and_turned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int) -> None:
+    """Both sources hold their pixel's number, and the mask says which numbers are even."""
+    monkeypatch.chdir(tmp_path)
+    from pipeline.store import MergedMasks, create_store
+
+    number = np.arange(40 * 48, dtype=np.float32).reshape(1, 40, 48)
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.tif", number / 65535, 16)
+    sample = Sample("x", "medical", "train", (Source("ct", tmp_path / "a.tif"), Source("mri", tmp_path / "b.tif")))
+    store = create_store(tmp_path / "merged.zarr", "merged", ["x"], {}, "1", H=40, W=48)
+    store.write({"x": MergedMasks(number % 2 == 0, ("even",), np.ones(1, np.float32), np.ones(1, np.float32))})
+    dataset = FusionDataset([sample], "medical", Guidance(masks=store), crop=16, cache_bytes=cache_bytes)
+    seen = set()
+    for epoch in range(12):
+        item = dataset[epoch, 0]
+        values = np.rint(item.sources[0].numpy() * 65535)
+        assert values.shape == (1, 16, 16)
+        assert np.array_equal(item.sources[0], item.sources[1])
+        assert item.masks is not None
+        assert np.array_equal(item.masks[0].numpy(), values[0] % 2 == 0)
+        seen.add(values.tobytes())
+    assert len(seen) == 12
+    assert np.array_equal(dataset[5, 0].sources[0], dataset[5, 0].sources[0])
+
+
+def test_low_resolution_source_is_cut_where_the_first_is(samples: list[Sample]) -> None:
+    """pan is the mean of the target's bands and ms its 4 x 4 means, in every crop."""
+    dataset = FusionDataset(of(samples, "pansharpening"), "pansharpening", crop=18, seed=3)
+    assert dataset.in_channels == (1, 4)
+    assert dataset.out_channels == 4
+    assert dataset.crop == 16  # whole ms pixels only
+    for epoch in range(6):
+        item = dataset[epoch, 2]
+        assert item.target is not None
+        assert torch.allclose(item.sources[0][0], item.target.mean(dim=0), atol=2e-5)
+        means = item.target.reshape(4, 4, 4, 4, 4).mean(dim=(2, 4))
+        assert torch.allclose(item.sources[1], means, atol=3e-5)
+
+
+def test_images_smaller_than_the_crop_are_reflected(samples: list[Sample]) -> None:
+    dataset = FusionDataset(of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), crop=64)
+    item = dataset[1, 0]
+    assert item.sources[0].shape == (1, 64, 64)
+    assert item.masks is not None
+    assert item.masks.shape == (20, 64, 64)
+
+
+def test_collate_pads_text_and_fills_missing_masks(samples: list[Sample]) -> None:
+    chosen = of(samples, "visible_infrared")
+    guided = FusionDataset(chosen, "visible_infrared", open_guidance("tiny"), train=False)
+    plain = FusionDataset(chosen, "visible_infrared", train=False)
+    batch = collate([guided[0], plain[1], guided[3]])
+    assert batch.text is not None
+    assert batch.text_length is not None
+    assert batch.masks is not None
+    assert batch.text_length.tolist() == [3, 0, 6]
+    assert batch.text.shape == (3, 6, 512)
+    assert not batch.text[0, 3:].any()
+    assert not batch.masks[1].any()
+    assert collate([plain[0]]).text is None
+    assert batch.without(text=True, masks=False).text is None
+
+
+@given(
+    length=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99), split=st.integers(0, 12)
+)
+def test_order_goes_on_where_it_stopped_and_every_epoch_is_complete(
+    length: int, batch: int, seed: int, split: int
+) -> None:
+    whole = list(EndlessBatches(length, batch, seed, 0, 12))
+    assert whole[split:] == list(EndlessBatches(length, batch, seed, split, 12))
+    keys = [key for keys in whole for key in keys]
+    for epoch in range(len(keys) // length):
+        assert sorted(index for e, index in keys if e == epoch) == list(range(length))
+
+
+def test_a_sharpening_sample_needs_a_target(samples: list[Sample]) -> None:
+    import dataclasses
+
+    sample = dataclasses.replace(of(samples, "pansharpening")[0], target=None)
+    with pytest.raises(InputError, match="ps0.*target"):
+        FusionDataset([sample], "pansharpening")
+
+
+def test_samples_of_other_make_up_are_named(samples: list[Sample]) -> None:
+    import dataclasses
+
+    first, second = of(samples, "pansharpening")[:2]
+    write_image(second.sources[1].path, np.full((3, 8, 8), 0.5, np.float32), 16)
+    dataset = FusionDataset([first, dataclasses.replace(second)], "pansharpening")
+    with pytest.raises(InputError, match="ps1.*separate data sets"):
+        dataset[0, 1]
+
+
+def test_no_samples() -> None:
+    with pytest.raises(InputError, match="no samples of task 'medical'"):
+        FusionDataset([], "medical")
