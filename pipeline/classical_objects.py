@@ -10,7 +10,7 @@ Neither is a foundation model: they know warm bodies, vehicles and lamps by silh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,16 @@ Slices = tuple[slice, slice]
 LONG_SIDE = 320
 """The detector looks at images averaged down to about this many pixels on the longer side."""
 
-LEVELS = 10
+LEVELS = 8
+MOST_LAMPS = 8
 SMALLEST = 14
 LARGEST_SHARE = 0.30
+LEAST_CONTRAST = 0.35
 NIGHT = 0.25
 """Mean luminance of a visible image below which the scene counts as dark."""
 
-MEDICAL_LABELS = {"ct": "bone", "mri": "bright tissue", "pet": "active region", "spect": "active region"}
+HEAD_SCANS = ("ct", "mri", "pet", "spect")
+REMOTE = ("pan", "ms", "hs")
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,59 @@ class ClassicalDetector:
         self.max_boxes = max_boxes
 
     def __call__(self, samples: Sequence[SampleImages], prompt: Sequence[str]) -> list[tuple[Instances, ...]]:
-        """Detect in every source of every sample; only labels of the prompt are returned unless it is empty."""
+        """Detect in every source of every sample. A prompt limits the labels returned; without one all are."""
         wanted = {canonical_label(word) for word in prompt}
-        found = []
-        for sample in samples:
-            pairs = zip(sample.sample.roles, sample.images, strict=True)
-            found.append(tuple(self._source(role, image, wanted) for role, image in pairs))
-        return found
+        return [self._sample(sample, wanted) for sample in samples]
 
-    def _source(self, role: str, image: Image, wanted: set[str]) -> Instances:
-        height, width = image.size
-        factor = max(1, round(max(height, width) / LONG_SIDE))
-        regions = detect(_shrink(image.pixels, factor), role.partition("_")[0])
+    def _sample(self, sample: SampleImages, wanted: set[str]) -> tuple[Instances, ...]:
+        factor = max(1, round(max(sample.size) / LONG_SIDE))
+        roles = [role.partition("_")[0] for role in sample.sample.roles]
+        images = [_shrink(image.pixels, factor) for image in sample.images]
+        found = [detect(pixels, role) for pixels, role in zip(images, roles, strict=True)]
+        if "visible" in roles and "infrared" in roles:
+            v, i = roles.index("visible"), roles.index("infrared")
+            found[v] = confirm(found[v], found[i], luminance(images[v]), luminance(images[i]))
+        return tuple(self._instances(regions, wanted, factor, sample.size) for regions in found)
+
+    def _instances(
+        self, regions: list[_Region], wanted: set[str], factor: int, size: tuple[int, int]
+    ) -> Instances:
         regions = [r for r in regions if r.score >= self.threshold and (not wanted or r.label in wanted)]
-        regions = regions[: self.max_boxes]
+        lamps = [region for region in regions if region.label == "lamp"]
+        regions = [region for region in regions if region not in lamps[MOST_LAMPS:]][: self.max_boxes]
         box = np.array([region.box for region in regions], dtype=np.float32).reshape(-1, 4) * factor
         return Instances(
-            box=np.minimum(box, np.array([width, height, width, height], dtype=np.float32)),
+            box=np.minimum(box, np.array([size[1], size[0]] * 2, dtype=np.float32)),
             score=np.array([region.score for region in regions], dtype=np.float32),
             label=tuple(region.label for region in regions),
         )
+
+
+def confirm(visible: list[_Region], warm: list[_Region], grey: FloatArray, heat: FloatArray) -> list[_Region]:
+    """Regions of a visible image that its infrared partner supports.
+
+    A silhouette in visible light alone may be a window or a lane marking, so it keeps only the share of its score
+    that its contrast in the infrared image supports; lamps need no heat. In turn, what is warm and can also be seen
+    in visible light is looked for there too.
+    """
+    kept = [r if r.label == "lamp" else replace(r, score=r.score * _seen(heat, r.box)) for r in visible]
+    kept += [replace(r, score=r.score * _seen(grey, r.box)) for r in warm if r.label != "lamp"]
+    return _best_of_overlapping(kept)
+
+
+def _seen(grey: FloatArray, box: tuple[int, int, int, int]) -> float:
+    """Contrast, in [0, 1], of the inner half of a box to the frame around the box."""
+    x0, y0, x1, y1 = box
+    tall, wide = y1 - y0, x1 - x0
+    inner = grey[y0 + tall // 6 : y1 - tall // 6, x0 + wide // 4 : x1 - wide // 4]
+    outer = grey[
+        max(0, y0 - 2 - tall // 6) : y1 + 2 + tall // 6, max(0, x0 - 2 - wide // 4) : x1 + 2 + wide // 4
+    ]
+    if inner.size == 0 or outer.size <= tall * wide:
+        return 0.0
+    frame = (float(outer.sum()) - float(grey[y0:y1, x0:x1].sum())) / (outer.size - tall * wide)
+    step = abs(float(inner.mean()) - frame) / (0.02 + 0.25 * float(outer.max() - outer.min()))
+    return min(1.0, step)
 
 
 def _shrink(pixels: FloatArray, factor: int) -> FloatArray:
@@ -85,57 +121,83 @@ def _shrink(pixels: FloatArray, factor: int) -> FloatArray:
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class _Signal:
+    """A map (H, W) in which the objects sought are bright, and what naming its regions needs."""
+
+    values: FloatArray
+    role: str
+    night: bool
+    dark: bool = False  # the objects are darker than their surroundings in the image
+    mirror: FloatArray | None = None  # head scans: the same map with left and right exchanged
+
+
 def detect(pixels: FloatArray, role: str) -> list[_Region]:
     """Regions of one source (C, H, W), best first, boxes (x0, y0, x1, y1) in its pixels, half-open."""
+    regions = [region for signal in _signals(pixels, role) for region in _regions(signal)]
+    return _best_of_overlapping(regions, nested=role in HEAD_SCANS)
+
+
+def _signals(pixels: FloatArray, role: str) -> list[_Signal]:
     grey = luminance(pixels)
-    regions: list[_Region] = []
-    for signal in _signals(pixels, grey, role):
-        regions += _regions(signal, role, night=float(grey.mean()) < NIGHT)
-    return _best_of_overlapping(regions)
-
-
-def _signals(pixels: FloatArray, grey: FloatArray, role: str) -> list[FloatArray]:
-    """Maps in which objects of this kind of source are bright."""
-    local = grey - ndimage.gaussian_filter(grey, min(grey.shape) / 8)
-    if role == "infrared":
-        return [grey, local]
-    if role in MEDICAL_LABELS:
-        return [grey]
+    night = float(grey.mean()) < NIGHT
+    if role in HEAD_SCANS:
+        return _head_signals(grey, role)
     if role in ("near", "far"):
         detail = np.abs(grey - ndimage.gaussian_filter(grey, 1.5))
-        return [ndimage.gaussian_filter(detail, min(grey.shape) / 40)]
-    signals = [local, -local]
-    if pixels.shape[0] >= 3:
+        return [_Signal(ndimage.gaussian_filter(detail, min(grey.shape) / 40), role, night)]
+    local = grey - ndimage.gaussian_filter(grey, min(grey.shape) / 8)
+    if role == "infrared":
+        return [_Signal(grey, role, night), _Signal(local, role, night)]
+    signals = [_Signal(local, role, night)]
+    if role == "visible" and night:
+        return signals
+    signals.append(_Signal(-local, role, night, dark=True))
+    if pixels.shape[0] == 3:
         chroma = pixels - pixels.mean(axis=0, keepdims=True)
         around = np.stack([ndimage.gaussian_filter(band, min(grey.shape) / 6) for band in chroma])
-        signals.append(np.sqrt(((chroma - around) ** 2).sum(axis=0)).astype(np.float32))
+        colour = np.sqrt(((chroma - around) ** 2).sum(axis=0)).astype(np.float32)
+        signals.append(_Signal(colour, role, night, dark=True))
     return signals
 
 
-def _regions(signal: FloatArray, role: str, night: bool) -> list[_Region]:
-    low, high = np.percentile(signal, [50, 99.9])
-    if high - low < 1e-3:
+def _head_signals(grey: FloatArray, role: str) -> list[_Signal]:
+    """Bright structures, and dark ones inside the head; each with its mirror image about the head's axis."""
+    head = ndimage.binary_fill_holes(ndimage.gaussian_filter(grey, 1.5) > 0.12 * grey.max())
+    if not head.any():
         return []
-    # Absolute floors keep sensor noise of flat images from counting as contrast.
-    spread = max(float(np.subtract(*np.percentile(signal, [95, 5]))), 0.04)
-    smooth = ndimage.gaussian_filter(signal, 0.7)
+    inside = ndimage.binary_erosion(head, iterations=max(3, min(grey.shape) // 16))
+    level = float(np.median(grey[inside])) if inside.any() else 0.0
+    dark = np.where(inside, np.maximum(level - grey, 0), 0).astype(np.float32)
+    centre = round(float(np.nonzero(head)[1].mean()) * 2) - grey.shape[1] + 1
+    signals = []
+    for values in (grey, dark):
+        mirrored = np.roll(values[:, ::-1], centre, axis=1)
+        signals.append(_Signal(values, role, night=False, mirror=ndimage.gaussian_filter(mirrored, 2)))
+    return signals
+
+
+def _regions(signal: _Signal) -> list[_Region]:
+    values = signal.values
+    low, high = np.percentile(values, [50, 99.9])
+    # The floor keeps sensor noise of flat images from counting as contrast.
+    reach = max(float(high - low), 0.08)
+    smooth = ndimage.gaussian_filter(values, 0.7)
     tables = _integral(smooth), _integral(smooth * smooth)
     regions = []
-    steps = np.linspace(0.08, 0.92, LEVELS) ** 1.3
-    for level in low + (high - low) * steps:
+    for level in low + reach * np.linspace(0.08, 0.92, LEVELS) ** 1.3:
         labelled, _ = ndimage.label(smooth > level)
         areas = np.bincount(labelled.ravel())
         slices = ndimage.find_objects(labelled)
-        for number in np.flatnonzero((areas >= SMALLEST) & (areas <= LARGEST_SHARE * signal.size)):
-            if number:
-                window = slices[number - 1]
-                region = labelled[window] == number
-                values = smooth[window][region]
-                contrast = _contrast(values, window, tables, signal.shape, spread)
-                if contrast > 0.25:
-                    label, fit = _name(region, window, signal.shape, role, night)
-                    y, x = window
-                    regions.append(_Region((x.start, y.start, x.stop, y.stop), contrast * fit, label))
+        for number in np.flatnonzero((areas >= SMALLEST) & (areas <= LARGEST_SHARE * values.size)):
+            if number == 0:
+                continue
+            y, x = slices[number - 1]
+            region = labelled[y, x] == number
+            contrast = _contrast(smooth[y, x][region], (y, x), tables, values.shape, reach)
+            if contrast > LEAST_CONTRAST:
+                label, fit = _name(region, (y, x), signal)
+                regions.append(_Region((x.start, y.start, x.stop, y.stop), contrast * fit, label))
     return regions
 
 
@@ -148,7 +210,7 @@ def _contrast(
     window: Slices,
     tables: tuple[NDArray[np.float64], ...],
     shape: tuple[int, ...],
-    spread: float,
+    reach: float,
 ) -> float:
     """How clearly a region stands out from the frame around it, in [0, 1]."""
     y, x = window
@@ -162,63 +224,77 @@ def _contrast(
     mean = (total - float(values.sum())) / rest
     variance = max(0.0, (squares - float((values * values).sum())) / rest - mean * mean)
     step = float(values.mean()) - mean
-    strength = np.clip(step / (0.5 * spread), 0, 1)
+    strength = np.clip(step / (0.4 * reach), 0, 1)
     separation = np.clip(step / (2.0 * (np.sqrt(variance) + float(values.std())) + 1e-3), 0, 1)
     return float(np.sqrt(strength * separation))
 
 
-def _name(
-    region: BoolArray, window: Slices, shape: tuple[int, ...], role: str, night: bool
-) -> tuple[str, float]:
+def _name(region: BoolArray, window: Slices, signal: _Signal) -> tuple[str, float]:
     """Label of a region by silhouette and place, and how well it fits, in [0, 1]."""
     y, x = window
+    height, width = signal.values.shape
     tall, wide = y.stop - y.start, x.stop - x.start
-    extent = float(region.mean())
+    area = int(region.sum())
+    share = area / (height * width)
+    solid = float(np.clip((area / (tall * wide) - 0.25) / 0.3, 0.0, 1.0))
     # Pixels whose four neighbours belong to the region: ragged regions (foliage) have few.
-    core = float(ndimage.binary_erosion(region).sum()) / region.sum()
-    solid = float(np.clip((extent - 0.25) / 0.3, 0.0, 1.0))
-    if role in MEDICAL_LABELS:
-        return MEDICAL_LABELS[role], 0.5 + 0.5 * min(1.0, 20 * region.sum() / (shape[0] * shape[1]))
-    general = 0.45 * solid + 0.25 * min(1.0, core / 0.5)
-    if role not in ("visible", "infrared"):
-        return "object", min(1.0, 0.3 + general)
-    aspect = tall / wide
-    bottom = y.stop / shape[0]
-    share = tall * wide / (shape[0] * shape[1])
-    person = _bell(np.log(aspect), np.log(2.3), 0.45) * solid
-    person *= float(0.03 <= tall / shape[0] <= 0.75) * float(bottom > 0.3)
-    car = _bell(np.log(1 / aspect), np.log(1.7), 0.4) * solid
-    car *= float(share > 0.0015) * float(bottom > 0.42) * float(np.clip(share / 0.006, 0.4, 1.0))
-    lamp = _bell(np.log(aspect), 0.0, 0.6) * float(share < 0.004) * float(bottom < 0.5)
-    if role == "visible":
-        person *= 0.55  # a silhouette alone says less without heat
-        car *= 0.7
-        lamp *= 1.0 if night else 0.4
+    core = float(ndimage.binary_erosion(region).sum()) / area
+    compact = 0.65 * solid + 0.35 * min(1.0, core / 0.5)
+    if signal.mirror is not None:
+        own = float(signal.values[window][region].mean())
+        alone = float(signal.mirror[window][region].mean()) < 0.6 * own
+        lesion = alone and compact > 0.8 and 0.0015 < share < 0.05
+        return ("lesion", 0.9) if lesion else ("structure", 0.4 + 0.5 * min(1.0, 50 * share))
+    if signal.role in REMOTE:
+        label = "building" if share < 0.01 else "water" if signal.dark else "field"
+        return label, 0.3 + 0.6 * compact
+    if signal.role not in ("visible", "infrared"):
+        return "object", 0.3 + 0.6 * compact
+    return _street_name(tall / wide, y.stop / height, tall / height, share, solid, compact, signal)
+
+
+def _street_name(
+    aspect: float, bottom: float, tall: float, share: float, solid: float, compact: float, signal: _Signal
+) -> tuple[str, float]:
+    """Person, car, lamp or object; sizes and places as shares of the image."""
+    person = solid * _bell(np.log(aspect), np.log(2.4), 0.45)
+    person *= float(0.04 <= tall <= 0.75) * float(bottom > 0.33)
+    car = solid * _bell(np.log(aspect), -np.log(1.9), 0.45)
+    car *= float(bottom > 0.45) * float(np.clip(share / 0.008, 0.2, 1.0))
+    lamp = compact * _bell(np.log(aspect), 0.0, 0.6) * float(share < 0.002) * float(bottom < 0.5)
+    if signal.role == "visible":
+        # Without heat a silhouette says less, and only what shines is a lamp.
+        person *= 0.5
+        car *= 0.8
+        lamp *= 0.0 if signal.dark else 0.9 if signal.night else 0.3
     else:
         lamp *= 0.5
     best, label = max((person, "person"), (car, "car"), (lamp, "lamp"))
-    return (label, best) if best >= general * 0.7 else ("object", 0.6 * general)
+    plain = 0.42 * compact * float(np.clip(share / 0.004, 0.3, 1.0))
+    return (label, best) if best >= plain else ("object", plain)
 
 
 def _bell(value: float, centre: float, width: float) -> float:
     return float(np.exp(-0.5 * ((value - centre) / width) ** 2))
 
 
-def _best_of_overlapping(regions: list[_Region]) -> list[_Region]:
-    """Non-maximum suppression in which a box also suppresses what it contains and what contains it."""
+def _best_of_overlapping(regions: list[_Region], nested: bool = False) -> list[_Region]:
+    """Non-maximum suppression; a box suppresses also what it contains or what contains it, unless ``nested``."""
     kept: list[_Region] = []
     for region in sorted(regions, key=lambda r: (-r.score, r.box, r.label)):
-        if all(_overlap_of_smaller(region.box, other.box) < 0.5 for other in kept):
+        if all(_overlap(region.box, other.box, nested) < (0.3 if nested else 0.5) for other in kept):
             kept.append(region)
     return kept
 
 
-def _overlap_of_smaller(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int], of_union: bool) -> float:
+    """Intersection of two boxes over their union, or over the smaller one."""
     wide = min(a[2], b[2]) - max(a[0], b[0])
     tall = min(a[3], b[3]) - max(a[1], b[1])
     if wide <= 0 or tall <= 0:
         return 0.0
-    return wide * tall / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    areas = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
+    return wide * tall / (sum(areas) - wide * tall if of_union else min(areas))
 
 
 class ClassicalSegmenter:
