@@ -60,7 +60,7 @@ def ssim(x: Tensor, y: Tensor, window: int = 11) -> Tensor:
     """
     kernels = [_gaussian(min(window, size), x) for size in x.shape[-2:]]
     maps = torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 2)[:, None]
-    maps = F.conv2d(F.conv2d(maps, kernels[0][:, None]), kernels[1][None])
+    maps = F.conv2d(F.conv2d(maps, kernels[0][..., None]), kernels[1][:, None])
     mean_x, mean_y, square_x, square_y, product = maps.view(5, -1, *maps.shape[-2:])
     luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
     variance = square_x - mean_x**2 + square_y - mean_y**2
