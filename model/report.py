@@ -25,7 +25,7 @@ from scipy.ndimage import binary_erosion
 from model.config import load_config, report_dir, run_dir
 from model.curves import chart, read_curves
 from model.metrics import DIRECTIONS, FUSED_METRICS, SOURCE_METRICS, sharpening
-from model.results import EFFECT, GUIDED, UNGUIDED, Row, best, fused_path, means, read_results
+from model.results import EFFECT, GUIDED, LABELS, UNGUIDED, Row, best, fused_path, means, read_results
 from pipeline.config import PARAMS, DatasetConfig, guidance_dir
 from pipeline.errors import InputError
 from pipeline.images import display, luminance, read_image, read_sources, write_atomically
@@ -36,7 +36,6 @@ SHOWN = 12  # samples per task on the page
 SIDE = 640  # pixels of the longer side of a picture on the page
 STORES = ("captions", "texts", "boxes", "masks", "merged")
 PACKAGES = ("rwkvfusion", "torch", "numpy", "scipy", "scikit-image", "zarr", "dvc")
-METHODS = {GUIDED: "RWKVFusion", UNGUIDED: "RWKVFusion, guidance removed"}
 TASK_TITLES = {
     "visible_infrared": "Visible and infrared",
     "medical": "Medical",
@@ -72,7 +71,7 @@ class Card:
     sample: str
     figures: list[Figure]
     caption: str
-    objects: list[tuple[str, str]]  # label, colour
+    objects: list[tuple[str, list[str]]]  # label, colours of its objects in the overlay
     scores: list[tuple[str, str]]  # metric, value
 
 
@@ -137,7 +136,7 @@ def _section(dataset: str, task: str, rows: Sequence[Row], samples: dict[str, Sa
     winners = {name: best(methods, name) for name in metrics}
     table = [
         (
-            METHODS.get(method, method.replace("_", " ").capitalize()),
+            LABELS.get(method, method),
             [Cell(_number(name, values.get(name)), method in winners[name]) for name in metrics],
         )
         for method, values in methods.items()
@@ -215,12 +214,14 @@ def _card(dataset: str, sample: Sample, values: dict[str, float]) -> Card:
         for role, image in zip(sample.roles, images, strict=True)
     ]
     merged = _record(dataset, "merged", sample.id)
-    objects = []
+    objects: dict[str, list[str]] = {}
     if isinstance(merged, MergedMasks) and len(merged.label):
-        objects = list(zip(merged.label, PALETTE, strict=False))
-        names = ", ".join(merged.label)
+        for label, colour in zip(merged.label, PALETTE, strict=False):
+            objects.setdefault(label, []).append(colour)
         picture = overlay(luminance(images[0].pixels), merged.mask)
-        figures.append(_figure("merged masks", f"objects found in {sample.id}: {names}", picture))
+        figures.append(
+            _figure("merged masks", f"objects found in {sample.id}: {', '.join(objects)}", picture)
+        )
     figures.append(_figure("fused", f"fused image of {sample.id}", display(fused.pixels)))
     if sample.target is not None:
         target = read_image(sample.target, sample.bits)
@@ -233,7 +234,7 @@ def _card(dataset: str, sample: Sample, values: dict[str, float]) -> Card:
         sample.id,
         figures,
         caption.text if isinstance(caption, Caption) else "",
-        objects,
+        list(objects.items()),
         [(name, _number(name, values[name])) for name in shown],
     )
 

@@ -17,6 +17,12 @@ from pipeline.errors import InputError
 from pipeline.images import write_atomically
 
 GUIDED, UNGUIDED = "rwkvfusion", "rwkvfusion_unguided"
+LABELS = {
+    GUIDED: "RWKVFusion",
+    UNGUIDED: "RWKVFusion, guidance removed",
+    "laplacian_pyramid": "Laplacian pyramid",
+    "detail_injection": "detail injection",
+}
 EFFECT = "guidance_effect"  # mean absolute difference guided - unguided, in grey levels of 255
 
 
@@ -73,7 +79,7 @@ def summary(task: str, rows: Sequence[Row]) -> Table:
     table = Table(title=f"{task}: {len({row.sample for row in rows})} test samples", title_justify="left")
     table.add_column("metric")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(LABELS.get(method, method), justify="right")
     for metric, direction in DIRECTIONS.items():
         if not any(metric in values for values in methods.values()):
             continue

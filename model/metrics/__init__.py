@@ -47,15 +47,21 @@ class Direction:
     decimals: int = 3
 
 
-DIRECTIONS = {
-    **dict.fromkeys([*SOURCE_METRICS, *FUSED_METRICS], Direction()),
+DIRECTIONS = {  # in the order in which tables show them
     "MI": Direction(unit="bit"),
-    "EN": Direction(unit="bit"),
+    "VIF": Direction(),
+    "SF": Direction(decimals=2),
+    "Qabf": Direction(),
+    "Qcb": Direction(),
+    "Qy": Direction(),
     "Qcv": Direction("lower", decimals=1),
     "PSNR": Direction(unit="dB", decimals=2),
-    "SF": Direction(decimals=2),
+    "SSIM": Direction(),
+    "EN": Direction(unit="bit"),
     "SD": Direction(decimals=2),
     "AG": Direction(decimals=2),
+    "SCD": Direction(),
+    "CC": Direction(),
     "target_PSNR": Direction(unit="dB", decimals=2),
     "target_SSIM": Direction(),
     "spectral_angle": Direction("lower", unit="°"),
