@@ -189,7 +189,7 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
         root = params["datasets"][name].get("root")
         if root != config.root:
             raise InputError(
-                f"{path}: data set '{name}' is there already, for {root}; choose another name for {config.root}"
+                f"{path}: data set '{name}' is there already, for {root}; give {config.root} another name"
             )
         return False
     params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}

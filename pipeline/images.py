@@ -90,6 +90,8 @@ def _decode(path: Path, file: Path, suffix: str) -> NDArray[np.generic]:
         return _read_matlab(path, file)
     if suffix in (".tif", ".tiff"):
         array = tifffile.imread(file)
+        if array.size == 0:
+            raise ValueError("the file holds no picture")
         # Band-sequential TIFFs come as (C, H, W): the band axis is the short one.
         return (
             np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array

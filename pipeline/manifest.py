@@ -198,8 +198,8 @@ def scan_folder(root: Path) -> list[Sample]:
 
     The sub-folders' names are roles (``visible``/``infrared``, ``ct``/``mri``, …, ``target`` optional); their
     depth below ``root`` is free, so ``root`` may hold several data sets. Samples get the split ``test``.
-    A MATLAB file with ``I_PAN`` and ``I_MS`` (the layout of the public WorldView scenes) is one pansharpening
-    sample. Raises InputError when the folder is missing or nothing in it matches.
+    A MATLAB file with ``I_PAN`` and ``I_MS`` or ``I_MS_LR`` (the layout of the public WorldView scenes) is one
+    pansharpening sample. Raises InputError when the folder is missing or nothing in it matches.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds one sub-folder per source")
@@ -249,13 +249,14 @@ def _scan_matlab(folder: Path, prefix: str) -> list[Sample]:
 
     samples = []
     for path in sorted(folder.glob("*.mat")):
-        if not {"I_PAN", "I_MS"} <= {name for name, _, _ in whosmat(path)}:
-            continue
-        sources = tuple(
-            Source(role, path.with_name(f"{path.name}#{key}"))
-            for role, key in (("pan", "I_PAN"), ("ms", "I_MS"))
-        )
-        samples.append(Sample(_safe_id(prefix, path.stem), "pansharpening", "test", sources, bits=11))
+        names = {name for name, _, _ in whosmat(path)}
+        ms = next((name for name in ("I_MS", "I_MS_LR") if name in names), None)
+        if ms and "I_PAN" in names:
+            sources = tuple(
+                Source(role, path.with_name(f"{path.name}#{name}"))
+                for role, name in (("pan", "I_PAN"), ("ms", ms))
+            )
+            samples.append(Sample(_safe_id(prefix, path.stem), "pansharpening", "test", sources, bits=11))
     return samples
 
 
@@ -271,8 +272,8 @@ def _safe_id(prefix: str, stem: str) -> str:
 def content_hash(sample: Sample) -> str:
     """Return the SHA-256 over the roles and the bytes of the sample's files.
 
-    Target and human mask are among them, so that what depends on a store depends on every file of its samples.
-    Raises InputError when a file cannot be read.
+    Target and human mask are among them, so that what depends on a store depends on every file of its
+    samples. Raises InputError when a file cannot be read.
     """
     digest = hashlib.sha256()
     files = [(source.role, source.path) for source in sample.sources]

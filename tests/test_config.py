@@ -1,0 +1,105 @@
+"""Parameters: every mistake in params.yaml is named, and registering a data set keeps what is there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from model.config import load_config
+from pipeline.config import DatasetConfig, load_pipeline, register_dataset
+from pipeline.errors import InputError
+
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+def changed(tmp_path: Path, keys: list[str], value: Any) -> Path:
+    """A copy of params.yaml with one value set."""
+    params = YAML(typ="safe").load(PARAMS)
+    section = params
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    path = tmp_path / "params.yaml"
+    YAML().dump(params, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["merge", "min_aera"], 3, "unknown key 'merge.min_aera'. Did you mean 'min_area'?"),
+        (["datasets", "demo", "promt"], [], "unknown key 'datasets.demo.promt'. Did you mean 'prompt'?"),
+        (["boxes", "threshold"], 1.5, "'boxes.threshold' is 1.5"),
+        (["captions", "backend"], "florence", "'captions.backend' is 'florence'"),
+        (["merg"], {}, "unknown section 'merg'. Did you mean 'merge'?"),
+    ],
+)
+def test_a_wrong_pipeline_parameter_is_named(
+    tmp_path: Path, keys: list[str], value: Any, message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_pipeline(changed(tmp_path, keys, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["train", "stps"], 3, "unknown key 'train.stps'. Did you mean 'steps'?"),
+        (["model", "scan"], 4, "'model.scan' is 4"),
+        (["model", "decoder_depths"], [1], "one level fewer"),
+        (["tasks", "pansharpening"], {"modl": {}}, "Did you mean 'model'?"),
+        (["tasks", "pansharpening"], {"model": {"widht": 8}}, "Did you mean 'width'?"),
+        (["tasks", "pansharpenin"], {}, "Did you mean 'pansharpening'?"),
+    ],
+)
+def test_a_wrong_model_parameter_is_named(tmp_path: Path, keys: list[str], value: Any, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(changed(tmp_path, keys, value))
+    assert message in str(error.value)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        load_pipeline(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("datasets: {demo: [")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_pipeline(tmp_path / "params.yaml")
+
+
+def test_a_task_changes_only_what_it_names(tmp_path: Path) -> None:
+    path = changed(tmp_path, ["tasks", "medical"], {"model": {"width": 8}, "train": {"steps": 7}})
+    base, medical = load_config(path), load_config(path).for_task("medical", "mine")
+    assert (medical.model.width, medical.train.steps) == (8, 7)
+    assert (medical.train.task, medical.train.dataset) == ("medical", "mine")
+    assert medical.model.scan == base.model.scan
+    assert medical.loss == base.loss
+
+
+def test_unknown_data_set_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="Did you mean 'demo'"):
+        load_pipeline(PARAMS).dataset("dem")
+
+
+def test_registering_keeps_comments_and_other_data_sets(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text())
+    mine = DatasetConfig(manifest="data_manifests/mine.csv", root="pictures")
+    assert register_dataset("mine", mine, path)
+    added = set(path.read_text().splitlines()) - set(PARAMS.read_text().splitlines())
+    removed = {
+        line.split("#")[0].strip()
+        for line in set(PARAMS.read_text().splitlines()) - set(path.read_text().splitlines())
+    }
+    assert {line.strip().split(":")[0] for line in added} >= {"mine", "manifest", "root", "masks"}
+    assert (
+        YAML(typ="safe").load(path)["datasets"]["demo"] == YAML(typ="safe").load(PARAMS)["datasets"]["demo"]
+    )
+    assert all(word in path.read_text() for line in removed for word in line.split()), "a line was lost"
+    assert "# Every value that can change a result" in path.read_text()
+    assert load_pipeline(path).dataset("mine") == mine
+    assert not register_dataset("mine", mine, path)
+    with pytest.raises(InputError, match="another name"):
+        register_dataset("mine", DatasetConfig(manifest=mine.manifest, root="elsewhere"), path)
