@@ -21,13 +21,32 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import demo_canvas, demo_objects, demo_phantoms, demo_photos, demo_remote, demo_scenes
+from pipeline import (
+    demo_canvas,
+    demo_cars,
+    demo_exposure,
+    demo_focus,
+    demo_objects,
+    demo_phantoms,
+    demo_remote,
+    demo_scenes,
+)
 from pipeline.demo_canvas import Array, Views
 from pipeline.errors import InputError
 from pipeline.images import write_image
 from pipeline.manifest import SPLITS, TASKS, Sample, Source
 
 CHECKSUMS = "checksums.json"
+DRAWING = (
+    demo_canvas,
+    demo_cars,
+    demo_exposure,
+    demo_focus,
+    demo_objects,
+    demo_phantoms,
+    demo_remote,
+    demo_scenes,
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +64,17 @@ class Part:
 PARTS: dict[str, Part] = {
     "visible_infrared": Part(demo_scenes.visible_infrared, (24, 4, 8), (("visible", "infrared"),)),
     "medical": Part(demo_phantoms.medical, (8, 2, 4), (("ct", "mri"), ("pet", "mri"))),
-    "multi_exposure": Part(demo_photos.multi_exposure, (8, 2, 4), (("under", "over"),)),
-    "multi_focus": Part(demo_photos.multi_focus, (8, 2, 4), (("near", "far"),), target=True),
+    "multi_exposure": Part(demo_exposure.multi_exposure, (8, 2, 4), (("under", "over"),)),
+    "multi_focus": Part(demo_focus.multi_focus, (8, 2, 4), (("near", "far"),), target=True),
     "pansharpening": Part(demo_remote.pansharpening, (8, 2, 4), (("pan", "ms"),), ".tif", 11, target=True),
-    "hyper_multispectral": Part(demo_remote.hyper_multispectral, (8, 2, 4), (("ms", "hs"),), ".npy", 16, target=True),
+    "hyper_multispectral": Part(
+        demo_remote.hyper_multispectral, (8, 2, 4), (("ms", "hs"),), ".npy", 16, target=True
+    ),
 }
 
 
 def listing(root: Path) -> list[Sample]:
-    """The samples of the data set under `root`, whether its files exist or not: the rows of data_manifests/demo.csv."""
+    """The samples of the data set under `root`, there or not: the rows of data_manifests/demo.csv."""
     return [sample for sample, _, _ in _plan(root)]
 
 
@@ -74,13 +95,13 @@ def _plan(root: Path) -> Iterator[tuple[Sample, Part, int]]:
 def generate(root: Path, seed: int = 0, *, force: bool = False) -> list[Sample]:
     """Write the data set to `root` and return its samples; one that is complete and unchanged is left alone.
 
-    It is made in a folder beside `root` and renamed, so an interrupted run leaves what was there before. The same seed
-    gives the same bytes. Raises InputError when `root` holds files that are not a generated data set.
+    It is made in a folder beside `root` and renamed, so an interrupted run leaves what was there before.
+    The same seed gives the same bytes. Raises InputError when `root` holds files that are not a generated data set.
     """
     if not force and is_current(root, seed):
         return listing(root)
     if root.is_dir() and any(root.iterdir()) and not (root / CHECKSUMS).is_file():
-        raise InputError(f"{root}: holds files that the generator did not write; move them away or give another folder")
+        raise InputError(f"{root}: holds files of another origin; move them away or give another folder")
     fresh, old = root.with_name(root.name + ".tmp"), root.with_name(root.name + ".old")
     for leftover in (fresh, old):
         if leftover.exists():
@@ -136,14 +157,18 @@ def _save(path: Path, image: Array, bits: int) -> None:
 
 def _record(root: Path, seed: int) -> dict[str, object]:
     files = sorted(path for path in root.rglob("*") if path.is_file() and path != root / CHECKSUMS)
-    sums = {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    sums = {path.relative_to(root).as_posix(): _sha256(path) for path in files}
     return {"seed": seed, "generator": _generator(), "files": sums}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _generator() -> str:
     """Hash of the code that draws, so that a changed generator makes its pictures anew."""
     digest = hashlib.sha256()
-    for module in (demo_canvas, demo_objects, demo_phantoms, demo_photos, demo_remote, demo_scenes):
+    for module in DRAWING:
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()

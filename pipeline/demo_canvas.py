@@ -1,7 +1,7 @@
 """Anti-aliased shapes and noise for the generated scenes of the demo data set.
 
-Points are (x, y) in pixels, sizes (H, W); the centre of pixel (i, j) is x = j, y = i. A shape is a `Patch`: the
-fraction of each pixel it covers, on the smallest rectangle of the canvas that holds it.
+Points are (x, y) in pixels, sizes (H, W); the centre of pixel (i, j) is x = j, y = i. A shape is a `Patch`:
+the fraction of each pixel it covers, on the smallest rectangle of the canvas that holds it.
 """
 
 from __future__ import annotations
@@ -90,23 +90,27 @@ def capsule(size: Size, start: Point, end: Point, r0: float, r1: float) -> Patch
     away = np.hypot(frame.x - start[0] - along * dx, frame.y - start[1] - along * dy)
     # A limb thinner than a pixel fades instead of vanishing between pixel centres.
     radius = r0 + along * (r1 - r0)
-    return Patch(frame.rows, frame.cols, _covered(away - np.maximum(radius, 0.5)) * np.minimum(1, radius / 0.5))
+    cover = _covered(away - np.maximum(radius, 0.5)) * np.minimum(1, radius / 0.5)
+    return Patch(frame.rows, frame.cols, cover)
 
 
 def polygon(size: Size, points: Sequence[Point]) -> Patch:
     """Filled simple polygon; coverage from the signed distance to its edges (even-odd rule)."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     frame = _frame(size, min(xs), min(ys), max(xs), max(ys))
+    if frame.cover.size == 0:
+        return frame
+    x, y = frame.x, frame.y
     squared = np.full(frame.cover.shape, np.inf)
     inside = np.zeros(frame.cover.shape, dtype=bool)
     for (ax, ay), (bx, by) in zip(points, [*points[1:], points[0]], strict=True):
         dx, dy = bx - ax, by - ay
-        px, py = frame.x - ax, frame.y - ay
+        px, py = x - ax, y - ay
         along = np.clip((px * dx + py * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)
         squared = np.minimum(squared, (px - along * dx) ** 2 + (py - along * dy) ** 2)
         if dy:
-            crosses = (frame.y >= min(ay, by)) & (frame.y < max(ay, by))
-            inside ^= crosses & (frame.x < ax + (frame.y - ay) * dx / dy)
+            crosses = (y >= min(ay, by)) & (y < max(ay, by))
+            inside ^= crosses & (x < ax + (y - ay) * dx / dy)
     return Patch(frame.rows, frame.cols, _covered(np.where(inside, -1.0, 1.0) * np.sqrt(squared)))
 
 
@@ -144,8 +148,8 @@ def clouds(rng: np.random.Generator, size: Size, roughness: float = 1.6, scale: 
 class Canvas:
     """What a scene is made of, per pixel.
 
-    albedo (H, W, 3) reflectance · light (H, W, 3) own radiance · heat (H, W) thermal signal in [0, 1] · depth (H, W) in
-    metres · owner (H, W) index into `labels` + 1 of the object seen there, 0 where there is none.
+    albedo (H, W, 3) reflectance · light (H, W, 3) own radiance · heat (H, W) thermal signal in [0, 1] · depth
+    (H, W) in metres · owner (H, W) number of the object seen there (place in `labels` from 1), 0 for none.
     """
 
     size: Size

@@ -1,4 +1,4 @@
-"""Things that stand in the generated street scenes: people, cars, lamps, trees, facades.
+"""Things that stand in the generated street scenes: people, lamps, trees, facades.
 
 Lengths in metres. The world is X right, Y up from the ground, Z away from the camera.
 """
@@ -20,7 +20,6 @@ from pipeline.demo_canvas import (
     clouds,
     ellipse,
     polygon,
-    rectangle,
 )
 
 
@@ -79,7 +78,8 @@ class Stage:
 
 def tint(rng: np.random.Generator, colour: tuple[float, float, float], spread: float = 0.15) -> Array:
     """The colour, a little lighter or darker and a little off in hue."""
-    return np.clip(np.array(colour) * (1 + spread * rng.uniform(-1, 1)) * (1 + 0.3 * spread * rng.uniform(-1, 1, 3)), 0, 1)
+    lighter, hue = 1 + spread * rng.uniform(-1, 1), 1 + 0.3 * spread * rng.uniform(-1, 1, 3)
+    return np.asarray(np.clip(np.array(colour) * lighter * hue, 0, 1))
 
 
 def shaded(patch: Patch, colour: Array, depth_of_shade: float = 0.35) -> Array:
@@ -97,15 +97,23 @@ def contact_shadow(stage: Stage, x: float, z: float, half_width: float, strength
     flat = max(stage.view.height / z, 0.06)
     for grow in (1.15, 1.05, 0.95):
         reach = half_width * scale * grow
-        stage.canvas.dim(ellipse(stage.size, px, py, reach, max(reach * flat * 0.7, 0.7)), 1 - strength * 0.45)
+        spot = ellipse(stage.size, px, py, reach, max(reach * flat * 0.7, 0.7))
+        stage.canvas.dim(spot, 1 - strength * 0.45)
     if stage.weather.shadow:
-        long = ellipse(stage.size, px + 1.4 * half_width * scale, py, 2 * half_width * scale,
-                       max(0.6 * half_width * scale * flat, 0.7))  # fmt: skip
+        reach = half_width * scale
+        long = ellipse(stage.size, px + 1.4 * reach, py, 2 * reach, max(0.6 * reach * flat, 0.7))
         stage.canvas.dim(long, 1 - stage.weather.shadow)
 
 
-SHIRTS = [(0.55, 0.1, 0.09), (0.1, 0.18, 0.42), (0.62, 0.6, 0.55), (0.08, 0.08, 0.09), (0.1, 0.32, 0.2),
-          (0.62, 0.45, 0.1), (0.3, 0.3, 0.33)]  # fmt: skip
+SHIRTS = [
+    (0.55, 0.1, 0.09),
+    (0.1, 0.18, 0.42),
+    (0.62, 0.6, 0.55),
+    (0.08, 0.08, 0.09),
+    (0.1, 0.32, 0.2),
+    (0.62, 0.45, 0.1),
+    (0.3, 0.3, 0.33),
+]
 TROUSERS = [(0.06, 0.08, 0.16), (0.05, 0.05, 0.05), (0.25, 0.2, 0.14), (0.14, 0.15, 0.17)]
 SKINS = [(0.62, 0.42, 0.32), (0.45, 0.28, 0.2), (0.2, 0.11, 0.07), (0.55, 0.36, 0.26)]
 
@@ -119,8 +127,10 @@ def person(stage: Stage, x: float, z: float) -> None:
     tall = stage.view.focal * rng.uniform(1.6, 1.9) / z
     facing = rng.choice([-1.0, 1.0])
     swing = rng.uniform(0.15, 0.5) if rng.random() < 0.7 else 0.05
-    shirt, trousers = tint(rng, SHIRTS[rng.integers(len(SHIRTS))]), tint(rng, TROUSERS[rng.integers(len(TROUSERS))])
-    skin, hair = tint(rng, SKINS[rng.integers(len(SKINS))]), tint(rng, (0.08, 0.055, 0.04), 0.6)
+    shirt = tint(rng, SHIRTS[rng.integers(len(SHIRTS))])
+    trousers = tint(rng, TROUSERS[rng.integers(len(TROUSERS))])
+    skin = tint(rng, SKINS[rng.integers(len(SKINS))])
+    hair = tint(rng, (0.08, 0.055, 0.04), 0.6)
     warm = rng.uniform(-0.04, 0.04)
 
     def at(u: float, v: float) -> Point:
@@ -147,8 +157,8 @@ def person(stage: Stage, x: float, z: float) -> None:
     arm(1, 0.8)
     leg(1, 0.8)
     leg(-1, 1.0)
-    torso = polygon(size, [at(*p) for p in [(-0.1, 0.83), (0.1, 0.83), (0.095, 0.66), (0.078, 0.46), (-0.078, 0.46),
-                                            (-0.095, 0.66)]])  # fmt: skip
+    trunk = [(-0.1, 0.83), (0.1, 0.83), (0.095, 0.66), (0.078, 0.46), (-0.078, 0.46), (-0.095, 0.66)]
+    torso = polygon(size, [at(*point) for point in trunk])
     chest = 0.82 + warm + 0.05 * stage.fine[torso.rows, torso.cols].clip(-1, 1)
     stage.canvas.paint(torso, shaded(torso, shirt, 0.5), chest, z, owner=owner)
     limb((0, 0.82), (0, 0.88), 0.036, 0.032, skin, 0.9)
@@ -159,101 +169,6 @@ def person(stage: Stage, x: float, z: float) -> None:
     limb((-0.018, 0.945), (-0.004, 0.965), 0.045, 0.046, hair, 0.8)
 
 
-PAINTS = [(0.55, 0.06, 0.05), (0.6, 0.61, 0.63), (0.06, 0.07, 0.09), (0.1, 0.2, 0.45), (0.75, 0.75, 0.73),
-          (0.25, 0.27, 0.3), (0.12, 0.27, 0.2)]  # fmt: skip
-GLASS = np.array([0.07, 0.09, 0.11])
-RUBBER = np.array([0.03, 0.03, 0.032])
-
-
-def car_side(stage: Stage, x: float, z: float) -> None:
-    """A car seen from its side; bonnet, wheels and exhaust are warm, glass mirrors the cold sky."""
-    rng, size = stage.rng, stage.size
-    owner = stage.canvas.add("car")
-    contact_shadow(stage, x, z, 2.1, 0.75)
-    base_x, base_y = stage.view.project(x, 0, z)
-    metre = stage.view.focal / z
-    length, tall, facing = rng.uniform(3.9, 4.5), rng.uniform(1.4, 1.55), rng.choice([-1.0, 1.0])
-    paint = tint(rng, PAINTS[rng.integers(len(PAINTS))])
-    estate = rng.random() < 0.4
-    running = rng.random() < 0.7
-    body_heat = 0.24 + stage.weather.warmth * 0.45
-
-    def at(u: float, v: float) -> Point:
-        return base_x + facing * (u - 0.5) * length * metre, base_y - v * tall * metre
-
-    def part(points: list[Point], colour: Array, heat: float, light: float = 0.0, shade: float = 0.0) -> None:
-        patch = polygon(size, [at(*p) for p in points])
-        fill = shaded(patch, colour, shade) if shade else colour
-        stage.canvas.paint(patch, fill, heat, z, light=light * colour, owner=owner)
-
-    rear = [(0.02, 0.62), (0.05, 0.93), (0.12, 0.98)] if estate else [(0.04, 0.62), (0.19, 0.68), (0.33, 0.96)]
-    part([(0.02, 0.2), (0.0, 0.45), *rear, (0.4, 1.0), (0.58, 0.98), (0.76, 0.68), (0.95, 0.59), (1.0, 0.42), (0.99, 0.2)],
-         paint, body_heat, shade=0.25)  # fmt: skip
-    part([(0.72, 0.66), (0.76, 0.68), (0.95, 0.59), (0.99, 0.45), (0.74, 0.45)], paint * 1.05,
-         0.7 if running else body_heat + 0.08)  # fmt: skip
-    part([(0.01, 0.4), (1.0, 0.4), (0.99, 0.2), (0.02, 0.2)], paint * 0.72, body_heat - 0.03)
-    back = (0.09, 0.68) if estate else (0.25, 0.68)
-    top = (0.14, 0.93) if estate else (0.355, 0.92)
-    part([back, top, (0.57, 0.92), (0.715, 0.68)], GLASS, 0.16)
-    part([(0.445, 0.66), (0.455, 0.94), (0.475, 0.94), (0.475, 0.66)], paint * 0.8, body_heat)
-    part([(0.47, 0.66), (0.476, 0.66), (0.476, 0.25), (0.47, 0.25)], paint * 0.5, body_heat)
-    part([(0.40, 0.6), (0.45, 0.6), (0.45, 0.57), (0.40, 0.57)], paint * 0.45, body_heat)
-    on = 6.0 if stage.weather.dark and running else 0.0
-    part([(0.955, 0.58), (0.99, 0.5), (0.95, 0.48)], np.array([0.9, 0.88, 0.75]), 0.6 if on else body_heat, on)
-    part([(0.0, 0.58), (0.03, 0.6), (0.035, 0.5), (0.0, 0.48)], np.array([0.6, 0.04, 0.03]), body_heat, on * 0.4)
-    for u in (0.19, 0.81):
-        wheel = at(u, 0.31 / tall)
-        for radius, colour, heat in ((0.37, paint * 0.25, body_heat), (0.32, RUBBER, 0.5), (0.19, np.array([0.42, 0.43, 0.45]), 0.68 if running else 0.4)):  # fmt: skip  # noqa: E501
-            patch = ellipse(size, wheel[0], wheel[1] + (0.0 if radius < 0.35 else -0.02 * metre), radius * metre, radius * metre)
-            stage.canvas.paint(patch, colour, heat, z, owner=owner)
-    if running:
-        spot = ellipse(size, *at(0.015, 0.17), 0.1 * metre, 0.08 * metre)
-        stage.canvas.paint(spot, RUBBER, 0.92, z, owner=owner)
-
-
-def car_end(stage: Stage, x: float, z: float, towards: bool) -> None:
-    """A car seen from the front (`towards` the camera) or from behind."""
-    rng, size = stage.rng, stage.size
-    owner = stage.canvas.add("car")
-    contact_shadow(stage, x, z, 0.95, 0.8)
-    base_x, base_y = stage.view.project(x, 0, z)
-    metre = stage.view.focal / z
-    tall = 1.5 if rng.random() < 0.75 else 1.95
-    paint = tint(rng, PAINTS[rng.integers(len(PAINTS))])
-    body_heat = 0.24 + stage.weather.warmth * 0.45
-
-    def at(u: float, v: float) -> Point:
-        return base_x + u * metre, base_y - v * metre
-
-    def part(points: list[Point], colour: Array, heat: float, light: float = 0.0) -> None:
-        mirrored = [at(*p) for p in points] + [at(-p[0], p[1]) for p in reversed(points)]
-        patch = polygon(size, mirrored)
-        stage.canvas.paint(patch, shaded(patch, colour, 0.2), heat, z, light=light * colour, owner=owner)
-
-    for side in (-1, 1):
-        tyre = rectangle(size, *at(side * 0.72 - 0.12, 0.45), *at(side * 0.72 + 0.12, 0.0))
-        stage.canvas.paint(tyre, RUBBER, 0.58, z, owner=owner)
-    part([(0.66, tall), (0.8, 0.9), (0.9, 0.85), (0.9, 0.2), (0.8, 0.16)], paint, body_heat)
-    part([(0.6, tall - 0.1), (0.74, 0.92)], GLASS * (1.3 if towards else 1), 0.17)
-    if towards:
-        part([(0.78, 0.9), (0.88, 0.72)], paint * 1.15, 0.66)
-        part([(0.45, 0.6), (0.42, 0.4)], np.array([0.04, 0.04, 0.045]), 0.8)
-    else:
-        part([(0.88, 0.8), (0.88, 0.62)], paint * 0.85, body_heat + 0.04)
-    part([(0.88, 0.33), (0.86, 0.2)], paint * 0.4, body_heat + (0.08 if towards else 0.02))
-    plate = rectangle(size, *at(-0.26, 0.5 if not towards else 0.38), *at(0.26, 0.38 if not towards else 0.26))
-    stage.canvas.paint(plate, (0.75, 0.74, 0.62), body_heat, z, owner=owner)
-    on = stage.weather.dark
-    for side in (-1, 1):
-        colour = np.array([0.95, 0.92, 0.8]) if towards else np.array([0.65, 0.03, 0.03])
-        light = (7.0 if towards else 1.6) * on
-        patch = ellipse(size, *at(side * 0.68, 0.68), 0.16 * metre, 0.1 * metre)
-        stage.canvas.paint(patch, colour, 0.62 if towards else 0.42, z, light=light * colour, owner=owner)
-    if not towards:
-        spot = ellipse(size, *at(0.5, 0.2), 0.1 * metre, 0.08 * metre)
-        stage.canvas.paint(spot, RUBBER, 0.93, z, owner=owner)
-
-
 def lamp(stage: Stage, x: float, z: float) -> None:
     """A street lamp: pole, arm towards the road, head; it burns in the dark."""
     owner = stage.canvas.add("lamp")
@@ -261,10 +176,12 @@ def lamp(stage: Stage, x: float, z: float) -> None:
     reach = -0.9 * np.sign(x) if x else 0.9
     contact_shadow(stage, x, z, 0.12, 0.3)
     steel = tint(stage.rng, (0.2, 0.21, 0.2))
-    for a, b, thick in [((x, 0.0), (x, tall), 0.055), ((x, tall), (x + reach, tall + 0.25), 0.045),
-                        ((x, 0.0), (x, 0.8), 0.09)]:  # fmt: skip
-        bar = capsule(stage.size, stage.view.project(*a, z), stage.view.project(*b, z), thick * metre, thick * metre)
-        stage.canvas.paint(bar, shaded(bar, steel, 0.5), 0.3 + 0.1 * stage.weather.warmth, z, owner=owner)
+    top, tip = (x, tall), (x + reach, tall + 0.25)
+    for start, end, thick in (((x, 0.0), top, 0.055), (top, tip, 0.045), ((x, 0.0), (x, 0.8), 0.09)):
+        ends = stage.view.project(*start, z), stage.view.project(*end, z)
+        bar = capsule(stage.size, *ends, thick * metre, thick * metre)
+        warm = 0.3 + 0.1 * stage.weather.warmth
+        stage.canvas.paint(bar, shaded(bar, steel, 0.5), warm, z, owner=owner)
     head = stage.view.project(x + reach, tall + 0.22, z)
     shade = ellipse(stage.size, head[0], head[1] - 0.06 * metre, 0.36 * metre, 0.13 * metre)
     stage.canvas.paint(shade, steel * 0.8, 0.55, z, owner=owner)
@@ -287,9 +204,10 @@ def tree(stage: Stage, x: float, z: float, tall: float, *, bush: bool = False) -
     foot, metre = stage.view.project(x, 0, z), stage.view.focal / z
     if not bush:
         bark = tint(rng, (0.17, 0.12, 0.08))
-        trunk = capsule(size, foot, (foot[0] + rng.uniform(-2, 2), foot[1] - 0.55 * tall * metre),
-                        0.05 * tall * metre, 0.025 * tall * metre)  # fmt: skip
-        stage.canvas.paint(trunk, shaded(trunk, bark, 0.8), 0.33 + 0.05 * stage.weather.warmth, z, owner=owner)
+        top = (foot[0] + rng.uniform(-2, 2), foot[1] - 0.55 * tall * metre)
+        trunk = capsule(size, foot, top, 0.05 * tall * metre, 0.025 * tall * metre)
+        warm = 0.33 + 0.05 * stage.weather.warmth
+        stage.canvas.paint(trunk, shaded(trunk, bark, 0.8), warm, z, owner=owner)
     count = 5 if bush else 9
     middle, spread = (0.35, 0.45) if bush else (0.7, 0.2)
     centres, radii = [], []
@@ -312,7 +230,15 @@ def tree(stage: Stage, x: float, z: float, tall: float, *, bush: bool = False) -
     stage.canvas.paint(crown, bright[..., None] * leaf, heat, z, owner=owner)
 
 
-WALLS = [(0.42, 0.22, 0.16), (0.5, 0.45, 0.36), (0.38, 0.38, 0.38), (0.55, 0.48, 0.4), (0.3, 0.27, 0.26), (0.46, 0.34, 0.22)]
+GLASS = np.array([0.07, 0.09, 0.11])
+WALLS = [
+    (0.42, 0.22, 0.16),
+    (0.5, 0.45, 0.36),
+    (0.38, 0.38, 0.38),
+    (0.55, 0.48, 0.4),
+    (0.3, 0.27, 0.26),
+    (0.46, 0.34, 0.22),
+]
 
 
 def facade(stage: Stage, near: Point, far: Point, floors: int, owner: int | None, facing: float) -> None:
@@ -340,7 +266,9 @@ def facade(stage: Stage, near: Point, far: Point, floors: int, owner: int | None
     grime = 1 + 0.07 * stage.fine[patch.rows, patch.cols]
     stage.canvas.paint(patch, grime[..., None] * wall, heat * (0.97 + 0.03 * grime), depth, owner=owner)
 
-    def detail(u0: float, u1: float, y0: float, y1: float, colour: Array, warm: float, light: Array | float = 0.0) -> None:
+    def detail(
+        u0: float, u1: float, y0: float, y1: float, colour: Array, warm: float, light: Array | float = 0.0
+    ) -> None:
         piece = panel(u0, u1, y0, y1)
         if piece.cover.size:
             middle = near[1] + 0.5 * (u0 + u1) * (far[1] - near[1])

@@ -10,11 +10,20 @@ from scipy import ndimage
 
 from pipeline.demo_canvas import Array, Size, Views, clouds
 
-# Piecewise linear colours of the pseudo-colour PET pictures: activity -> R, G, B.
-PET_COLOURS = np.array([
-    [0.00, 0.0, 0.0, 0.0], [0.12, 0.0, 0.0, 0.45], [0.30, 0.05, 0.35, 0.95], [0.42, 0.2, 0.75, 0.85],
-    [0.50, 0.95, 0.95, 0.3], [0.65, 1.0, 0.72, 0.0], [0.80, 1.0, 0.25, 0.0], [0.92, 0.95, 0.0, 0.25], [1.00, 1.0, 0.2, 1.0],
-])  # fmt: skip
+# Piecewise linear colours of the pseudo-colour PET pictures: activity, R, G, B.
+PET_COLOURS = np.array(
+    [
+        [0.00, 0.0, 0.0, 0.0],
+        [0.12, 0.0, 0.0, 0.45],
+        [0.30, 0.05, 0.35, 0.95],
+        [0.42, 0.2, 0.75, 0.85],
+        [0.50, 0.95, 0.95, 0.3],
+        [0.65, 1.0, 0.72, 0.0],
+        [0.80, 1.0, 0.25, 0.0],
+        [0.92, 0.95, 0.0, 0.25],
+        [1.00, 1.0, 0.2, 1.0],
+    ]
+)
 
 # Tissue -> CT (brain window), T2, T1 signal and PET activity.
 TISSUES = {
@@ -39,7 +48,7 @@ def _inside(field: Array, soft: float = 0.7) -> Array:
 
 
 def anatomy(rng: np.random.Generator, size: Size) -> tuple[Array, str]:
-    """Tissue fractions (tissues, H, W) of an axial slice that sum to one, and the name of its lesion ('' for none)."""
+    """Tissue fractions (tissues, H, W) of an axial slice, which sum to one, and its lesion ('' for none)."""
     h, w = size
     scale = h / 160
     cy, cx = h * 0.5 + rng.uniform(-2, 2), w * 0.5 + rng.uniform(-1.5, 1.5)
@@ -49,7 +58,8 @@ def anatomy(rng: np.random.Generator, size: Size) -> tuple[Array, str]:
     y, x = dy * np.cos(tilt) - dx * np.sin(tilt), dx * np.cos(tilt) + dy * np.sin(tilt)
     angle = np.arctan2(y, x)
     ry, rx = rng.uniform(66, 71) * scale, rng.uniform(52, 57) * scale
-    outline = 1 + 0.015 * np.cos(3 * angle + 1.5) - 0.03 * np.sin(angle) ** 3 * np.abs(np.sin(angle)) + 0.008 * np.cos(4 * angle)
+    outline = 1 + 0.015 * np.cos(3 * angle + 1.5) + 0.008 * np.cos(4 * angle)
+    outline -= 0.03 * np.sin(angle) ** 3 * np.abs(np.sin(angle))
     radius = np.hypot(y, x) + 1e-6
     border = outline / np.sqrt((np.sin(angle) / ry) ** 2 + (np.cos(angle) / rx) ** 2)
     border = border * (1 + 0.006 * np.cos(angle * 5 + rng.uniform(0, 6)))
@@ -70,12 +80,12 @@ def anatomy(rng: np.random.Generator, size: Size) -> tuple[Array, str]:
     brain = depth - skin - bone_map - 2.2 * scale  # pixels below the surface of the brain
     lay("grey", _inside(brain))
 
-    # Folds: band-passed noise makes the labyrinth of gyri; sulci are its zero lines, they fade towards the middle.
+    # Folds: band-passed noise makes the labyrinth of gyri; sulci are its zero lines, fading inwards.
     noise = rng.standard_normal(size)
     mirrored = noise + 0.8 * noise[:, ::-1]
     folds = ndimage.gaussian_filter(mirrored, 2.6 * scale) - ndimage.gaussian_filter(mirrored, 4.4 * scale)
     folds /= folds.std()
-    sulci = np.abs(folds) / (np.hypot(*np.gradient(folds)) + 0.12)  # about the distance to the nearest zero line
+    sulci = np.abs(folds) / (np.hypot(*np.gradient(folds)) + 0.12)  # about the distance to a zero line
     reach = rng.uniform(17, 22) * scale
     cortex = np.clip(1.25 - brain / reach, 0, 1)
     grey_wide = (3.1 * scale) * cortex
@@ -93,7 +103,9 @@ def anatomy(rng: np.random.Generator, size: Size) -> tuple[Array, str]:
     for side in (-1.0, 1.0):
         u, v = side * x / scale, y / scale + rng.uniform(-0.8, 0.8)
 
-        def oval(u0: float, v0: float, ru: float, rv: float, turn: float, u: Array = u, v: Array = v) -> Array:
+        def oval(
+            u0: float, v0: float, ru: float, rv: float, turn: float, u: Array = u, v: Array = v
+        ) -> Array:
             a = (u - u0) * np.cos(turn) + (v - v0) * np.sin(turn)
             b = (v - v0) * np.cos(turn) - (u - u0) * np.sin(turn)
             return (1 - np.hypot(a / ru, b / rv)) * min(ru, rv) * scale
@@ -118,7 +130,7 @@ def anatomy(rng: np.random.Generator, size: Size) -> tuple[Array, str]:
 
 
 def scan(rng: np.random.Generator, fractions: Array, column: int, blur: float, noise: float) -> Array:
-    """One modality (H, W): tissue values of the column of TISSUES, resolution `blur` in pixels, slow shading, noise."""
+    """One modality (H, W): a column of TISSUES, resolution `blur` in pixels, slow shading, noise."""
     values = np.array([TISSUES[name][column] for name in NAMES])
     picture = np.tensordot(values, fractions, axes=(0, 0))
     body = ndimage.gaussian_filter(1 - fractions[NAMES.index("air")], 1.0)
@@ -129,11 +141,12 @@ def scan(rng: np.random.Generator, fractions: Array, column: int, blur: float, n
 
 def pet_colours(activity: Array) -> Array:
     """Activity (H, W) in [0, 1] -> RGB (H, W, 3), black through blue, yellow and red to magenta."""
-    return np.stack([np.interp(activity, PET_COLOURS[:, 0], PET_COLOURS[:, band]) for band in (1, 2, 3)], axis=-1)
+    level = PET_COLOURS[:, 0]
+    return np.stack([np.interp(activity, level, colour) for colour in PET_COLOURS[:, 1:].T], axis=-1)
 
 
 def medical(rng: np.random.Generator, index: int, size: Size = (160, 160)) -> Views:
-    """Even samples: sources `ct` and `mri` (T2), both grey. Odd samples: `pet` in pseudo-colour and `mri` (T1)."""
+    """Even samples: `ct` and `mri` (T2), both grey. Odd samples: `pet` in pseudo-colour and `mri` (T1)."""
     fractions, lesion = anatomy(rng, size)
     finding = {"": "", "tumour": " with a tumour", "bleeding": " with a bleeding"}[lesion]
     labels: tuple[str, ...] = ()

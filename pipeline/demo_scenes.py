@@ -1,6 +1,7 @@
 """Street and field scenes of the demo data set: what stands where, how light and heat fall on it.
 
-`compose` lays out a scene; `radiance` is the light that reaches a camera, `visible` and `infrared` are the pictures.
+`compose` lays out a scene; `radiance` is the light that reaches a camera, `visible` and `infrared` the
+pictures.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import numpy as np
 from scipy import ndimage
 
 from pipeline.demo_canvas import FAR, Array, Canvas, Size, Views, clouds, polygon, rectangle
-from pipeline.demo_objects import Stage, View, Weather, car_end, car_side, facade, lamp, person, tint, tree
+from pipeline.demo_cars import car_end, car_side
+from pipeline.demo_objects import Stage, View, Weather, facade, lamp, person, tint, tree
 
 DAY = Weather("day", (0.95, 0.97, 1.0), (0.32, 0.52, 0.9), (0.8, 0.88, 0.97), 0.42, False, 0.55)
 OVERCAST = Weather("overcast", (0.72, 0.75, 0.8), (0.62, 0.66, 0.72), (0.82, 0.83, 0.85), 0.0, False, 0.25)
 DUSK = Weather("dusk", (0.11, 0.1, 0.13), (0.07, 0.1, 0.24), (0.42, 0.2, 0.1), 0.0, True, 0.3)
 NIGHT = Weather("night", (0.016, 0.018, 0.026), (0.004, 0.006, 0.014), (0.02, 0.018, 0.02), 0.0, True, 0.05)
+EXPOSURES = {"day": (0.95, 0.015), "overcast": (0.95, 0.015), "dusk": (1.3, 0.03), "night": (1.5, 0.038)}
 LAMPLIGHT = np.array([1.0, 0.8, 0.5])
 
 
@@ -37,7 +40,8 @@ def _ground_noise(stage: Stage, x: Array, z: Array, metres: float) -> Array:
     """Noise fixed to the ground (so it shrinks with distance), faded where it would alias."""
     noise = clouds(stage.rng, (256, 256), 0.8, 60)
     step = metres / 8
-    sampled = ndimage.map_coordinates(noise, [np.mod(z / step, 256), np.mod(x / step, 256)], order=1, mode="grid-wrap")
+    place = [np.mod(z / step, 256), np.mod(x / step, 256)]
+    sampled = ndimage.map_coordinates(noise, place, order=1, mode="grid-wrap")
     footprint = z / stage.view.focal * np.maximum(z / stage.view.height, 1)
     return sampled * np.clip(1.5 * step / footprint, 0.05, 1)
 
@@ -70,7 +74,8 @@ def _ground(stage: Stage, kind: str) -> None:
         asphalt = tint(rng, (0.14, 0.14, 0.145))
         colour = asphalt * (1 + 0.10 * coarse + 0.16 * fine)[..., None]
         heat = 0.34 + 0.3 * warmth + 0.02 * coarse + 0.012 * fine
-        slabs = (0.93 + 0.07 * _band(np.mod(run, 1.0), 0.05, 1.0, soft_run)) * (1 + 0.06 * coarse + 0.1 * fine)
+        joints = 0.93 + 0.07 * _band(np.mod(run, 1.0), 0.05, 1.0, soft_run)
+        slabs = joints * (1 + 0.06 * coarse + 0.1 * fine)
         pavement = (1 - _band(offset, -half, half, soft_offset))[..., None]
         colour += pavement * (tint(rng, (0.34, 0.32, 0.29)) * slabs[..., None] - colour)
         heat -= pavement[..., 0] * 0.07
@@ -90,7 +95,7 @@ def _ground(stage: Stage, kind: str) -> None:
         colour += grass * (meadow - colour)
     patch = rectangle(stage.size, -1, stage.view.horizon, stage.size[1], stage.size[0])
     at = (patch.rows, patch.cols)
-    patch.cover[~below[at]] = 0
+    patch.cover[np.logical_not(below[at])] = 0
     stage.canvas.paint(patch, np.clip(colour[at], 0, 1), heat[at], z[at])
 
 
@@ -100,8 +105,9 @@ def _skyline(stage: Stage, tall: float, rough: float) -> None:
     ridge = clouds(stage.rng, (4, size[1]), 1.3, 80)[0]
     leaf = tint(stage.rng, (0.12, 0.17, 0.1)) * (1 if stage.weather.dark else 1.3)
     for lift, pale, jag in ((1.0, 0.55, rough), (0.55, 0.2, rough * 1.4)):
-        top = horizon - tall * lift - jag * np.roll(ridge, int(lift * 70)) - 0.3 * jag * np.roll(stage.fine[0], int(lift * 31))
-        outline = [(float(i), float(y)) for i, y in zip(range(0, size[1] + 8, 2), np.resize(top[::2], size[1] // 2 + 4), strict=True)]
+        ragged = jag * np.roll(ridge, int(70 * lift)) + 0.3 * jag * np.roll(stage.fine[0], int(31 * lift))
+        outline = [(2.0 * i, float(y)) for i, y in enumerate((horizon - tall * lift - ragged)[::2])]
+        outline.append((size[1] + 8.0, outline[-1][1]))
         wood = polygon(size, [(-2.0, horizon + 2), *outline, (size[1] + 8.0, horizon + 2)])
         texture = 1 + 0.22 * stage.fine[wood.rows, wood.cols]
         colour = texture[..., None] * leaf
@@ -109,14 +115,15 @@ def _skyline(stage: Stage, tall: float, rough: float) -> None:
         stage.canvas.paint(wood, colour * (1 - pale), 0.27 + 0.02 * texture, 150.0 * (1 + lift), light=haze)
 
 
-def _along(stage: Stage, kind: str) -> None:
+def _buildings(stage: Stage, kind: str) -> None:
     """Buildings of the scene, far ones first."""
     rng = stage.rng
     if kind == "avenue":
         _skyline(stage, 5, 3)
         if rng.random() < 0.7:
             owner = stage.canvas.add("building")
-            facade(stage, (rng.uniform(-14, -6), 75.0), (rng.uniform(4, 14), 75.0), int(rng.integers(3, 7)), owner, 0.8)
+            ends = (rng.uniform(-14, -6), 75.0), (rng.uniform(4, 14), 75.0)
+            facade(stage, *ends, int(rng.integers(3, 7)), owner, 0.8)
         for side in (-1.0, 1.0):
             z, blocks = rng.uniform(4, 9), []
             open_side = rng.random() < 0.35
@@ -136,7 +143,8 @@ def _along(stage: Stage, kind: str) -> None:
             wide = rng.uniform(7, 13)
             if rng.random() < 0.8:
                 owner = stage.canvas.add("building")
-                facade(stage, (x, 21.0), (x + wide, 21.0), int(rng.integers(1, 4)), owner, rng.uniform(0.8, 1.0))
+                floors = int(rng.integers(1, 4))
+                facade(stage, (x, 21.0), (x + wide, 21.0), floors, owner, rng.uniform(0.8, 1.0))
             x += wide + (rng.uniform(1, 4) if rng.random() < 0.5 else 0)
     else:
         _skyline(stage, 9, 5)
@@ -146,31 +154,31 @@ def _along(stage: Stage, kind: str) -> None:
             facade(stage, (x, 34.0), (x + rng.uniform(7, 10), 34.0), int(rng.integers(1, 3)), owner, 0.95)
 
 
-def compose(rng: np.random.Generator, size: Size, weather: Weather, kind: str) -> Stage:
-    """A scene of the kind `avenue`, `crossing` or `field` in this weather: at least two people, cars, lamps, trees."""
-    focal = size[1] * rng.uniform(0.78, 0.95)
-    view = View(size, focal, size[0] * rng.uniform(0.36, 0.46), rng.uniform(2.2, 3.2))
-    stage = Stage(Canvas(size), view, weather, rng)
-    _sky(stage)
-    _ground(stage, kind)
-    _along(stage, kind)
-    placed: list[tuple[float, float, str]] = []
+Spot = tuple[str, float, float]  # what, X, Z
+
+
+def _people_and_things(rng: np.random.Generator, kind: str) -> list[Spot]:
+    """What stands where in a scene, in metres; nothing stands in something else."""
+    spots: list[Spot] = []
 
     def place(what: str, x: float, z: float, clear: float) -> None:
-        if all(abs(x - ox) > clear or abs(z - oz) > 1.0 for ox, oz, _ in placed):
-            placed.append((x, z, what))
+        if all(abs(x - other_x) > clear or abs(z - other_z) > 1.0 for _, other_x, other_z in spots):
+            spots.append((what, x, z))
+
+    def side() -> float:
+        return float(rng.choice([-1.0, 1.0]))
 
     if kind == "avenue":
         for _ in range(rng.integers(1, 4)):
-            lane = rng.choice([-1.8, 1.8])
+            lane = 1.8 * side()
             place("front" if lane < 0 else "rear", lane + rng.uniform(-0.3, 0.3), rng.uniform(9, 30), 2.5)
         first = rng.uniform(8, 12)
         for i in range(3):
-            place("lamp", 4.3 * rng.choice([-1.0, 1.0]), first + 8 * i, 0.3)
+            place("lamp", 4.3 * side(), first + 8 * i, 0.3)
         for _ in range(rng.integers(2, 5)):
-            place("tree", rng.choice([-1.0, 1.0]) * rng.uniform(5.8, 7.0), rng.uniform(10, 32), 1.0)
+            place("tree", side() * rng.uniform(5.8, 7.0), rng.uniform(10, 32), 1.0)
         for _ in range(rng.integers(3, 6)):
-            place("person", rng.choice([-1.0, 1.0]) * rng.uniform(2.2, 6.0), rng.uniform(7, 20), 0.9)
+            place("person", side() * rng.uniform(2.2, 6.0), rng.uniform(7, 20), 0.9)
     elif kind == "crossing":
         for lane in (9.8, 13.2):
             for _ in range(rng.integers(1, 3)):
@@ -180,19 +188,32 @@ def compose(rng: np.random.Generator, size: Size, weather: Weather, kind: str) -
         for _ in range(rng.integers(1, 4)):
             place("tree", rng.uniform(-10, 10), rng.uniform(16.5, 19), 1.2)
         for _ in range(rng.integers(3, 6)):
-            near = rng.random() < 0.5
-            place("person", rng.uniform(-4, 4) if near else rng.uniform(-7, 7), rng.uniform(6.2, 7.6) if near else 15.6, 0.9)
+            if rng.random() < 0.5:
+                place("person", rng.uniform(-4, 4), rng.uniform(6.2, 7.6), 0.9)
+            else:
+                place("person", rng.uniform(-7, 7), 15.6, 0.9)
     else:
         for _ in range(rng.integers(3, 7)):
-            place("tree", rng.choice([-1.0, 1.0]) * rng.uniform(3.5, 14), rng.uniform(13, 30), 2.0)
+            place("tree", side() * rng.uniform(3.5, 14), rng.uniform(13, 30), 2.0)
         for _ in range(rng.integers(3, 8)):
-            place("bush", rng.choice([-1.0, 1.0]) * rng.uniform(2.5, 10), rng.uniform(8, 26), 1.5)
+            place("bush", side() * rng.uniform(2.5, 10), rng.uniform(8, 26), 1.5)
         if rng.random() < 0.6:
             place("side", rng.uniform(-4, 4), rng.uniform(13, 18), 5.0)
-        place("lamp", rng.choice([-1.0, 1.0]) * rng.uniform(2.6, 4), rng.uniform(9, 15), 0.6)
+        place("lamp", side() * rng.uniform(2.6, 4), rng.uniform(9, 15), 0.6)
         for _ in range(rng.integers(2, 6)):
             place("person", rng.uniform(-4, 4), rng.uniform(6.5, 18), 0.9)
-    for x, z, what in sorted(placed, key=lambda thing: -thing[1]):
+    return spots
+
+
+def compose(rng: np.random.Generator, size: Size, weather: Weather, kind: str) -> Stage:
+    """A scene of the kind `avenue`, `crossing` or `field` in this weather."""
+    focal = size[1] * rng.uniform(0.78, 0.95)
+    view = View(size, focal, size[0] * rng.uniform(0.36, 0.46), rng.uniform(2.2, 3.2))
+    stage = Stage(Canvas(size), view, weather, rng)
+    _sky(stage)
+    _ground(stage, kind)
+    _buildings(stage, kind)
+    for what, x, z in sorted(_people_and_things(rng, kind), key=lambda spot: -spot[2]):
         if what == "person":
             person(stage, x, z)
         elif what == "side":
@@ -201,13 +222,15 @@ def compose(rng: np.random.Generator, size: Size, weather: Weather, kind: str) -
             car_end(stage, x, z, what == "front")
         elif what == "lamp":
             lamp(stage, x, z)
+        elif what == "tree":
+            tree(stage, x, z, rng.uniform(3.8, 6.5))
         else:
-            tree(stage, x, z, rng.uniform(3.8, 6.5) if what == "tree" else rng.uniform(0.9, 1.7), bush=what == "bush")
+            tree(stage, x, z, rng.uniform(0.9, 1.7), bush=True)
     return stage
 
 
 def radiance(stage: Stage) -> Array:
-    """Linear light (H, W, 3): daylight and lamplight (inverse square from every burning lamp) on the albedo, plus what shines."""
+    """Linear light (H, W, 3): the albedo under daylight and lamplight (inverse square), and what shines."""
     canvas, view = stage.canvas, stage.view
     light = np.broadcast_to(np.array(stage.weather.ambient), canvas.albedo.shape).copy()
     rows, cols = np.indices(canvas.size, dtype=float)
@@ -216,15 +239,17 @@ def radiance(stage: Stage) -> Array:
     for x0, y0, z0 in stage.lamps:
         squared = (x - x0) ** 2 + (y - y0) ** 2 + (canvas.depth - z0) ** 2
         downwards = np.clip(0.35 + (y0 - y) / np.sqrt(squared + 1e-6), 0.05, 1)
-        light += (14.0 * downwards / (squared + 2.0))[..., None] * LAMPLIGHT
+        light += (10.0 * downwards / (squared + 2.0))[..., None] * LAMPLIGHT
     return canvas.albedo * light + canvas.light
 
 
 def bloom(linear: Array) -> Array:
     """Scatter of a lens: bright lights get a glow."""
     excess = np.clip(linear - 0.8, 0, None)
-    glow = sum(weight * ndimage.gaussian_filter(excess, (sigma, sigma, 0)) for weight, sigma in ((0.25, 1.5), (0.16, 5), (0.1, 14)))
-    return linear + np.asarray(glow)
+    glow = linear.copy()
+    for weight, sigma in ((0.25, 1.5), (0.16, 5), (0.1, 14)):
+        glow += weight * ndimage.gaussian_filter(excess, (sigma, sigma, 0))
+    return glow
 
 
 def camera(rng: np.random.Generator, linear: Array, exposure: float, noise: float) -> Array:
@@ -242,7 +267,7 @@ def smoke(rng: np.random.Generator, stage: Stage) -> Array:
     billows = clouds(rng, size, 2.6, 70)
     thick = np.clip(0.95 + 0.7 * billows, 0.15, None)
     path = np.clip(stage.canvas.depth, 0, 40)
-    return np.exp(-thick * path * rng.uniform(0.09, 0.15))
+    return np.exp(-thick * path * rng.uniform(0.06, 0.14))
 
 
 def visible(rng: np.random.Generator, stage: Stage, veil: Array | None = None) -> Array:
@@ -252,8 +277,7 @@ def visible(rng: np.random.Generator, stage: Stage, veil: Array | None = None) -
         grey = np.array([0.62, 0.63, 0.65]) * float(np.mean(stage.weather.ambient))
         curl = 1 + 0.07 * clouds(rng, stage.size, 2.4, 40)
         linear = linear * veil[..., None] + (1 - veil)[..., None] * grey * curl[..., None]
-    exposure, noise = (1.5, 0.05) if stage.weather is NIGHT else (1.3, 0.03) if stage.weather is DUSK else (0.95, 0.015)
-    return camera(rng, linear, exposure, noise)
+    return camera(rng, linear, *EXPOSURES[stage.weather.name])
 
 
 def infrared(rng: np.random.Generator, stage: Stage, veil: Array | None = None) -> Array:
@@ -271,7 +295,11 @@ def infrared(rng: np.random.Generator, stage: Stage, veil: Array | None = None) 
     return np.clip(picture + columns + 0.013 * rng.standard_normal(stage.size), 0, 1)
 
 
-PLACES = {"avenue": "a street between buildings", "crossing": "a street with houses behind it", "field": "a path through a meadow"}
+PLACES = {
+    "avenue": "a street between buildings",
+    "crossing": "a street with houses behind it",
+    "field": "a path through a meadow",
+}
 COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven"]
 PLURALS = {"person": "people", "car": "cars", "lamp": "lamps", "tree": "trees"}
 
@@ -293,9 +321,9 @@ SEEN = ("person", "car", "lamp", "tree", "building")
 
 
 def visible_infrared(rng: np.random.Generator, index: int, size: Size = (192, 256)) -> Views:
-    """Sources `visible` (RGB) and `infrared` of a scene by day, at night, in smoke or at dusk, with its objects' masks.
+    """Sources `visible` (RGB) and `infrared` of a scene by day, at night, in smoke or at dusk; object masks.
 
-    Two of the objects at least are people that show 40 pixels or more.
+    At least two of the objects are people that show 40 pixels or more.
     """
     weather, when = CONDITIONS[index % len(CONDITIONS)]
     kind = tuple(PLACES)[index % len(PLACES)]
