@@ -20,7 +20,7 @@ from scipy import ndimage
 from pipeline.classical_objects import ClassicalDetector
 from pipeline.config import TEXT_WIDTH
 from pipeline.images import Image, SampleImages, luminance
-from pipeline.store import Instances
+from pipeline.records import Instances
 
 FloatArray = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from pipeline.images import Image, SampleImages, luminance
 from pipeline.merging import canonical_label
-from pipeline.store import Instances
+from pipeline.records import Instances
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pipeline.config import MergeConfig
-from pipeline.store import Instances, MergedMasks
+from pipeline.records import Instances, MergedMasks
 
 Code = dict[str, Any]
 FloatArray = NDArray[np.float64]
