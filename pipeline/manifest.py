@@ -198,7 +198,7 @@ def scan_folder(root: Path) -> list[Sample]:
 
     The sub-folders' names are roles (``visible``/``infrared``, ``ct``/``mri``, …, ``target`` optional); their
     depth below ``root`` is free, so ``root`` may hold several data sets. Samples get the split ``test``.
-    A MATLAB file with ``I_PAN`` and ``I_MS`` or ``I_MS_LR`` (the layout of the public WorldView scenes) is one
+    A MATLAB file with ``I_PAN`` and ``I_MS`` or ``I_MS_LR`` (layout of the public WorldView scenes) is one
     pansharpening sample. Raises InputError when the folder is missing or nothing in it matches.
     """
     if not root.is_dir():

@@ -116,7 +116,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "a.gif").write_bytes(b"GIF89a")
     return {
         "empty.png": "cannot be read", "text.jpg": "cannot be read", "cut.png": "cannot be read",
-        "broken.tif": "cannot be read", "nan.npy": "NaN", "large.npy": "set `bits`", "negative.npy": "do not fit",
+        "broken.tif": "no picture", "nan.npy": "NaN", "large.npy": "set `bits`", "negative.npy": "do not fit",
         "four.npy": "shape", "complex.npy": "not supported", "object.npy": "cannot be read",
         "a.gif": "not a supported", "absent.png": "no such image",
     }  # fmt: skip
