@@ -1,0 +1,54 @@
+"""The captions stage: what a sample shows, in words, from its images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from pipeline import runner
+from pipeline.config import CaptionsConfig, PipelineConfig
+from pipeline.images import SampleImages
+from pipeline.store import Caption
+
+
+class Captioner(Protocol):
+    """Describes samples. `identity` names model and revision: when it changes, captions are made anew.
+
+    Constructing one is cheap; a model is loaded at the first call.
+    """
+
+    identity: str
+
+    def __call__(self, samples: Sequence[SampleImages]) -> list[str]:
+        """One caption per sample; the samples have equal sizes."""
+        ...
+
+
+def backend(config: CaptionsConfig) -> Captioner:
+    """The captioner that params.yaml asks for. Raises InputError when this version lacks it."""
+    if config.backend != "classical":
+        raise runner.unavailable("captions", config.backend)
+    from pipeline.classical_captions import ClassicalCaptioner
+
+    return ClassicalCaptioner()
+
+
+def run(
+    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
+) -> runner.Summary:
+    """Bring ``captions.zarr`` up to date. Raises InputError (see `runner.run`)."""
+    samples = config.dataset(dataset).samples()
+    captioner = backend(config.captions)
+
+    def compute(inputs: Sequence[runner.Inputs]) -> list[Caption]:
+        return [Caption(text) for text in captioner([one.images for one in inputs if one.images])]
+
+    stage = runner.Stage(
+        name="captions",
+        dataset=dataset,
+        samples=samples,
+        config=dataclasses.asdict(config.captions) | {"identity": captioner.identity},
+        compute=compute,
+    )
+    return runner.run(stage, batch=batch, workers=workers)

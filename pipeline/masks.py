@@ -1,0 +1,71 @@
+"""The masks stage: the pixels of the object in every box, or people's own masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pipeline import runner
+from pipeline.config import DatasetConfig, MasksConfig, PipelineConfig
+from pipeline.images import SampleImages
+from pipeline.label_maps import nothing, provided
+from pipeline.store import Instances, SampleInstances
+
+Found = list[tuple[Instances, ...]]
+
+
+class Segmenter(Protocol):
+    """Fills boxes with masks. `identity` as in `captions.Captioner`."""
+
+    identity: str
+
+    def __call__(self, samples: Sequence[SampleImages], boxes: Sequence[tuple[Instances, ...]]) -> Found:
+        """Per sample and source the same instances in the same order, with mask and predicted IoU."""
+        ...
+
+
+def backend(config: MasksConfig) -> Segmenter:
+    """The segmenter that params.yaml asks for. Raises InputError when this version lacks it."""
+    if config.backend != "classical":
+        raise runner.unavailable("masks", config.backend)
+    from pipeline.classical_objects import ClassicalSegmenter
+
+    return ClassicalSegmenter()
+
+
+def run(
+    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
+) -> runner.Summary:
+    """Bring ``masks.zarr`` up to date from ``boxes.zarr``. Raises InputError (see `runner.run`)."""
+    data = config.dataset(dataset)
+    samples = data.samples()
+    segment, identity = _segmenter(config, data)
+
+    def compute(inputs: Sequence[runner.Inputs]) -> list[SampleInstances]:
+        images = [one.images for one in inputs if one.images]
+        found = segment(images, [one.before.sources for one in inputs])
+        return [SampleInstances(*one.size, sources) for one, sources in zip(images, found, strict=True)]
+
+    stage = runner.Stage(
+        name="masks",
+        dataset=dataset,
+        samples=samples,
+        config=dataclasses.asdict(config.masks) | {"identity": identity},
+        compute=compute,
+        before="boxes",
+        sizes={"S": max(len(sample.sources) for sample in samples)},
+    )
+    return runner.run(stage, batch=batch, workers=workers)
+
+
+def _segmenter(
+    config: PipelineConfig, data: DatasetConfig
+) -> tuple[Callable[[Sequence[SampleImages], Sequence[tuple[Instances, ...]]], Found], str]:
+    """How this data set's boxes become masks, and the identity of what does it."""
+    if data.masks == "none":
+        return lambda images, boxes: [nothing(one) for one in images], "none"
+    if data.masks == "provided":
+        return lambda images, boxes: [provided(one, data.prompt) for one in images], "provided"
+    segmenter = backend(config.masks)
+    return segmenter, segmenter.identity

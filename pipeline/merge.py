@@ -1,0 +1,35 @@
+"""The merge stage: one set of masks per sample from those of its sources (the algorithm is merging.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pipeline import runner
+from pipeline.config import PipelineConfig
+from pipeline.merging import merge
+from pipeline.store import MergedMasks
+
+IDENTITY = "merge-1"
+"""Version of the algorithm: raise it when merging.py gives other results."""
+
+
+def run(
+    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
+) -> runner.Summary:
+    """Bring ``merged.zarr`` up to date from ``masks.zarr``. Raises InputError (see `runner.run`)."""
+    data = config.dataset(dataset)
+
+    def compute(inputs: Sequence[runner.Inputs]) -> list[MergedMasks]:
+        return [merge(one.before.sources, data.prompt, config.merge) for one in inputs]
+
+    stage = runner.Stage(
+        name="merge",
+        dataset=dataset,
+        samples=data.samples(),
+        config=dataclasses.asdict(config.merge) | {"identity": IDENTITY, "prompt": list(data.prompt)},
+        compute=compute,
+        before="masks",
+        images=False,
+    )
+    return runner.run(stage, batch=batch, workers=workers)

@@ -1,0 +1,56 @@
+"""The texts stage: features of every caption, for the network to attend to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pipeline import runner
+from pipeline.config import TEXT_WIDTH, PipelineConfig, TextsConfig
+from pipeline.store import Text
+
+
+class TextEncoder(Protocol):
+    """Turns captions into features. `identity` as in `captions.Captioner`."""
+
+    identity: str
+
+    def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+        """One float32 (tokens, 512) array per caption, without padding."""
+        ...
+
+
+def backend(config: TextsConfig) -> TextEncoder:
+    """The encoder that params.yaml asks for. Raises InputError when this version lacks it."""
+    if config.backend != "classical":
+        raise runner.unavailable("texts", config.backend)
+    from pipeline.classical_captions import ClassicalTextEncoder
+
+    return ClassicalTextEncoder(config.max_tokens)
+
+
+def run(
+    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
+) -> runner.Summary:
+    """Bring ``texts.zarr`` up to date from ``captions.zarr``. Raises InputError (see `runner.run`)."""
+    samples = config.dataset(dataset).samples()
+    encoder = backend(config.texts)
+    longest = config.texts.max_tokens
+
+    def compute(inputs: Sequence[runner.Inputs]) -> list[Text]:
+        return [Text(features[:longest]) for features in encoder([one.before.text for one in inputs])]
+
+    stage = runner.Stage(
+        name="texts",
+        dataset=dataset,
+        samples=samples,
+        config=dataclasses.asdict(config.texts) | {"identity": encoder.identity},
+        compute=compute,
+        before="captions",
+        images=False,
+        sizes={"T": longest, "D": TEXT_WIDTH},
+    )
+    return runner.run(stage, batch=batch, workers=workers)
