@@ -179,27 +179,33 @@ def stages() -> dict[str, dict]:
     return {name: stage.get("do", stage) for name, stage in described.items()}
 
 
+def bindings(nodes: list[ast.AST], cli: str, file: Path) -> dict[str, str]:
+    """Local name -> module, of the import statements among `nodes`."""
+    bound = {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                one = type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]})
+                bound[alias.asname or alias.name.split(".")[0]] = next(imports(one, cli, file))
+    return bound
+
+
 def stage_modules(package: str, command: str) -> set[str]:
     """The modules whose names the command's function in `<package>/cli.py` uses, through its own helpers."""
     file = ROOT / package / "cli.py"
     cli = f"{package}.cli"
     functions = {node.name: node for node in tree(file).body if isinstance(node, ast.FunctionDef)}
-    bound: dict[str, str] = {}
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                one = ast.Module([type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]})], [])
-                bound[alias.asname or alias.name.split(".")[0]] = next(imports(one, cli, file))
-    name = next((n for n in (command.replace("-", "_"), command) if n in functions), None)
-    assert name, f"{package}/cli.py has no function for the command '{command}'"
+    assert command in functions, f"{package}/cli.py has no function for the command '{command}'"
     used: set[str] = set()
-    waiting, seen = [name], set()
+    waiting, seen = [command], set()
     while waiting:
-        function = functions[current := waiting.pop()]
+        current = waiting.pop()
         seen.add(current)
-        names = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
-        used |= {bound[n] for n in names if n in bound}
-        waiting += [n for n in names if n in functions and n not in seen]
+        inside = [node for part in functions[current].body for node in ast.walk(part)]
+        bound = bindings(tree(file).body, cli, file) | bindings(inside, cli, file)
+        names = {node.id for node in inside if isinstance(node, ast.Name)}
+        used |= {bound[name] for name in names if name in bound}
+        waiting += [name for name in names if name in functions and name not in seen]
     return used
 
 
