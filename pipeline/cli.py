@@ -116,8 +116,8 @@ def guidance(dataset: DatasetOption) -> None:
         from pipeline.config import load_pipeline
         from pipeline.guidance import run_guidance
 
-        failed = run_guidance(load_pipeline(), dataset)
-    if failed:
+        summaries = run_guidance(load_pipeline(), dataset)
+    if any(summary.failed for summary in summaries):
         raise typer.Exit(1)
 
 
