@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -251,8 +250,9 @@ def quality(batch: Batch, fused: Tensor) -> dict[str, float]:
     planes = [255 * source[0, 0].double().cpu().numpy() for source in batch.sources]
     if len(planes) != 2:
         return {}
-    metrics: dict[str, Callable[..., Any]] = {name: SOURCE_METRICS[name] for name in ("Qabf", "SSIM")}
-    return {name: float(metric(*planes, 255 * result[0])) for name, metric in metrics.items()}
+    # Not "SSIM": the loss part `ssim` is written beside it, and some file systems ignore case.
+    metrics = {"Qabf": SOURCE_METRICS["Qabf"], "SSIM_sum": SOURCE_METRICS["SSIM"]}
+    return {name: float(metric(planes[0], planes[1], 255 * result[0])) for name, metric in metrics.items()}
 
 
 def _listed(values: dict[str, float]) -> str:

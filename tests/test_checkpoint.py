@@ -66,6 +66,6 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
     torch.save({"step": 1, "network": Attack()}, buffer)
     content = buffer.getvalue()
     (tmp_path / f"step-00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         load_checkpoint(tmp_path)
     assert not (tmp_path / "owned").exists()

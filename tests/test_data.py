@@ -24,7 +24,9 @@ def of(samples: list[Sample], task: str) -> list[Sample]:
 
 
 def test_whole_images_with_their_guidance(samples: list[Sample]) -> None:
-    dataset = FusionDataset(of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), train=False)
+    dataset = FusionDataset(
+        of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), train=False
+    )
     item = dataset[3]
     visible = read_image(samples[3].sources[0].path).pixels
     assert np.array_equal(item.sources[0][0], luminance(visible))
@@ -39,7 +41,9 @@ def test_whole_images_with_their_guidance(samples: list[Sample]) -> None:
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])
-def test_crops_are_cut_and_turned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int) -> None:
+def test_crops_are_cut_and_turned_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int
+) -> None:
     """Both sources hold their pixel's number, and the mask says which numbers are even."""
     monkeypatch.chdir(tmp_path)
     from pipeline.store import MergedMasks, create_store
@@ -47,9 +51,13 @@ def test_crops_are_cut_and_turned_together(tmp_path: Path, monkeypatch: pytest.M
     number = np.arange(40 * 48, dtype=np.float32).reshape(1, 40, 48)
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.tif", number / 65535, 16)
-    sample = Sample("x", "medical", "train", (Source("ct", tmp_path / "a.tif"), Source("mri", tmp_path / "b.tif")))
+    sample = Sample(
+        "x", "medical", "train", (Source("ct", tmp_path / "a.tif"), Source("mri", tmp_path / "b.tif"))
+    )
     store = create_store(tmp_path / "merged.zarr", "merged", ["x"], {}, "1", H=40, W=48)
-    store.write({"x": MergedMasks(number % 2 == 0, ("even",), np.ones(1, np.float32), np.ones(1, np.float32))})
+    store.write(
+        {"x": MergedMasks(number % 2 == 0, ("even",), np.ones(1, np.float32), np.ones(1, np.float32))}
+    )
     dataset = FusionDataset([sample], "medical", Guidance(masks=store), crop=16, cache_bytes=cache_bytes)
     seen = set()
     for epoch in range(12):
@@ -79,7 +87,9 @@ def test_low_resolution_source_is_cut_where_the_first_is(samples: list[Sample]) 
 
 
 def test_images_smaller_than_the_crop_are_reflected(samples: list[Sample]) -> None:
-    dataset = FusionDataset(of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), crop=64)
+    dataset = FusionDataset(
+        of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), crop=64
+    )
     item = dataset[1, 0]
     assert item.sources[0].shape == (1, 64, 64)
     assert item.masks is not None
@@ -102,9 +112,7 @@ def test_collate_pads_text_and_fills_missing_masks(samples: list[Sample]) -> Non
     assert batch.without(text=True, masks=False).text is None
 
 
-@given(
-    length=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99), split=st.integers(0, 12)
-)
+@given(length=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99), split=st.integers(0, 12))
 def test_order_goes_on_where_it_stopped_and_every_epoch_is_complete(
     length: int, batch: int, seed: int, split: int
 ) -> None:
@@ -119,7 +127,7 @@ def test_a_sharpening_sample_needs_a_target(samples: list[Sample]) -> None:
     import dataclasses
 
     sample = dataclasses.replace(of(samples, "pansharpening")[0], target=None)
-    with pytest.raises(InputError, match="ps0.*target"):
+    with pytest.raises(InputError, match=r"ps0.*target"):
         FusionDataset([sample], "pansharpening")
 
 
@@ -129,7 +137,7 @@ def test_samples_of_other_make_up_are_named(samples: list[Sample]) -> None:
     first, second = of(samples, "pansharpening")[:2]
     write_image(second.sources[1].path, np.full((3, 8, 8), 0.5, np.float32), 16)
     dataset = FusionDataset([first, dataclasses.replace(second)], "pansharpening")
-    with pytest.raises(InputError, match="ps1.*separate data sets"):
+    with pytest.raises(InputError, match=r"ps1.*separate data sets"):
         dataset[0, 1]
 
 

@@ -15,7 +15,9 @@ from pipeline.images import luminance, write_image
 
 @pytest.fixture(scope="module")
 def fuser(tmp_path_factory: pytest.TempPathFactory) -> Fuser:
-    return load_weights(make_weights(tmp_path_factory.mktemp("weights") / "vi.safetensors", "visible_infrared"))
+    return load_weights(
+        make_weights(tmp_path_factory.mktemp("weights") / "vi.safetensors", "visible_infrared")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def test_colour_of_the_visible_source_is_kept(fuser: Fuser) -> None:
     grey = fuse([visible, infrared], fuser, colour="gray")
     assert grey.shape == (1, 32, 40)
     assert np.allclose(luminance(fused), grey[0], atol=1e-5)
-    inside = (fused > 0.001).all(axis=0) & (fused < 0.999).all(axis=0)  # elsewhere chrominance had to give way
+    inside = (fused > 0.001).all(axis=0) & (fused < 0.999).all(
+        axis=0
+    )  # elsewhere chrominance had to give way
     assert inside.mean() > 0.5
     difference = rgb_to_ycbcr(fused)[1:] - rgb_to_ycbcr(visible)[1:]
     assert np.abs(difference[:, inside]).max() < 1e-5

@@ -1,4 +1,4 @@
-"""A project small enough to train in a second: two tasks, made-up images, guidance stores, a network of width 4."""
+"""A project small enough to train in a second: two tasks, made-up images, guidance stores."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,9 @@ def scene(seed: int, bands: int, height: int, width: int) -> np.ndarray:
     """Smooth shades with a few rectangles: something to fuse."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
-    image = np.stack([0.3 + 0.4 * np.sin(random.uniform(2, 6) * (rows + b * columns)) ** 2 for b in range(bands)])
+    image = np.stack(
+        [0.3 + 0.4 * np.sin(random.uniform(2, 6) * (rows + b * columns)) ** 2 for b in range(bands)]
+    )
     for _ in range(3):
         y, x = random.integers(height - 6), random.integers(width - 6)
         image[:, y : y + 6, x : x + 6] = random.uniform(0, 1, (bands, 1, 1))
@@ -52,7 +54,10 @@ def _visible_infrared(root: Path) -> list[Sample]:
     samples = []
     for number, split in enumerate(SPLITS):
         name = f"vi{number}"
-        sources = (Source("visible", root / f"visible/{name}.png"), Source("infrared", root / f"infrared/{name}.png"))
+        sources = (
+            Source("visible", root / f"visible/{name}.png"),
+            Source("infrared", root / f"infrared/{name}.png"),
+        )
         write_image(sources[0].path, scene(number, 3, *SIZES["visible_infrared"]))
         write_image(sources[1].path, scene(100 + number, 1, *SIZES["visible_infrared"]))
         samples.append(Sample(name, "visible_infrared", split, sources))
@@ -96,12 +101,14 @@ def _stores(root: Path, samples: list[Sample]) -> None:
     records = {}
     for number, sample in enumerate(samples):
         mask = masks_of(number % 8, SIZES[sample.task])
-        records[sample.id] = MergedMasks(mask, ("person", "car"), np.ones(2, np.float32), np.ones(2, np.float32))
+        records[sample.id] = MergedMasks(
+            mask, ("person", "car"), np.ones(2, np.float32), np.ones(2, np.float32)
+        )
     merged.write(records, content)
 
 
 def make_weights(path: Path, task: str, seed: int = 0) -> Path:
-    """Write weights of an untrained network whose head is not zero, so that its result depends on everything."""
+    """Write weights of an untrained network whose head is not zero: its result depends on everything."""
     torch.manual_seed(seed)
     sharpening = task == "pansharpening"
     config = ModelConfig(
