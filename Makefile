@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml
 # A release archive is no git clone; DVC then has to be told so, once.
 demo: setup
 	@git rev-parse --git-dir >/dev/null 2>&1 || $(VENV)/bin/dvc config --local core.no_scm true
-	@$(VENV)/bin/dvc repro
+	@$(VENV)/bin/dvc repro report
 	@echo; echo "Report: $(CURDIR)/$(REPORT)"
 
 test: setup
