@@ -96,7 +96,7 @@ def generate(root: Path, seed: int = 0, *, force: bool = False) -> list[Sample]:
     """Write the data set to `root` and return its samples; one that is complete and unchanged is left alone.
 
     It is made in a folder beside `root` and renamed, so an interrupted run leaves what was there before.
-    The same seed gives the same bytes. Raises InputError when `root` holds files that are not a generated data set.
+    The same seed gives the same bytes. Raises InputError when `root` holds files of another origin.
     """
     if not force and is_current(root, seed):
         return listing(root)

@@ -160,5 +160,5 @@ def multi_exposure(rng: np.random.Generator, index: int, size: Size = (144, 192)
         caption = "A scene in the shade below a bright evening sky."
     linear = ndimage.gaussian_filter(bloom(linear), (0.4, 0.4, 0))
     dark, bright = np.percentile(linear.mean(axis=2), (30, 97))
-    under, over = 0.55 / bright, min(0.22 / dark, 40 / bright)
+    under, over = 0.55 / bright, min(0.3 / dark, 40 / bright)
     return Views({"under": expose(rng, linear, under), "over": expose(rng, linear, over)}, caption)
