@@ -2,8 +2,8 @@
 
     y_t = (sum_{i != t} e^{k_i - w (|t-i| - 1) / L} v_i + e^{u + k_t} v_t) / (the same with v = 1)
 
-One name, `bi_wkv`, with two kernels behind it: `reference` (plain tensor operations, any device) and `cpu` (compiled
-with numba, see bi_wkv_cpu). The derivation and the measured figures are in docs/operator.md.
+One name, `bi_wkv`, with two kernels behind it: `reference` (plain tensor operations, any device) and `cpu`
+(compiled with numba, see bi_wkv_cpu). The derivation and the measured figures are in docs/operator.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 KERNELS = ("auto", "cpu", "reference")
 VARIABLE = "RWKVFUSION_KERNEL"
-# With keys shifted by their largest, float32 has room for decays and bonuses up to e^56; beyond, sums are float64.
+# With keys shifted by their largest, float32 has room for decays and bonuses up to e^56; beyond, float64.
 _FLOAT32_EXPONENT = 56.0
 
 
@@ -59,7 +59,7 @@ def reference(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     All four of one dtype, which is also that of the sums; `bi_wkv` chooses it.
     """
     top, place = k.detach().max(dim=1, keepdim=True)
-    # y moves with v: measured from the value of the heaviest token, the gradients lose no digits where it dominates.
+    # y moves with v: measured from the heaviest token's value, gradients lose no digits where it dominates.
     anchor = v.detach().gather(1, place)
     weight = torch.exp(k - top)
     rows = torch.stack([weight * (v - anchor), weight])  # numerator and denominator obey the same recurrence
@@ -93,14 +93,14 @@ def _left_scan(rows: Tensor, w: Tensor) -> Tensor:
 def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
     if k.dim() != 3 or k.shape != v.shape or k.dtype != v.dtype or not k.is_floating_point():
         raise ValueError(
-            f"bi_wkv: k and v must be floating-point (B, L, C) of one shape and dtype, got {tuple(k.shape)} {k.dtype} "
-            f"and {tuple(v.shape)} {v.dtype}"
+            "bi_wkv: k and v must be floating-point (B, L, C) of one shape and dtype, "
+            f"got {tuple(k.shape)} {k.dtype} and {tuple(v.shape)} {v.dtype}"
         )
     batch, _, channels = k.shape
     if w.shape not in ((channels,), (batch, channels)) or u.shape != (channels,):
         raise ValueError(
-            f"bi_wkv: for k of shape {tuple(k.shape)}, w must be ({channels},) or ({batch}, {channels}) and u "
-            f"({channels},), got {tuple(w.shape)} and {tuple(u.shape)}"
+            f"bi_wkv: for k of shape {tuple(k.shape)}, w must be ({channels},) or ({batch}, {channels}) "
+            f"and u ({channels},), got {tuple(w.shape)} and {tuple(u.shape)}"
         )
 
 
@@ -134,7 +134,9 @@ def _why_no_numba() -> str | None:
     try:
         import model.bi_wkv_cpu  # noqa: F401
     except ImportError as error:
-        warnings.warn(f"bi_wkv falls back to its slow reference: numba does not import ({error})", stacklevel=4)
+        warnings.warn(
+            f"bi_wkv falls back to its slow reference: numba does not import ({error})", stacklevel=4
+        )
         return str(error)
     return None
 
@@ -159,7 +161,8 @@ def _backward(
 def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from model.bi_wkv_cpu import carries_shape
 
-    return torch.empty_like(k), k.new_empty(carries_shape(*k.shape)), torch.empty_like(w)
+    top = k.new_empty((k.shape[0], 2, k.shape[2]))
+    return torch.empty_like(k), k.new_empty(carries_shape(*k.shape)), top
 
 
 @_backward.register_fake
@@ -169,9 +172,10 @@ def _(
     return torch.empty_like(w), torch.empty_like(u), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]
+) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor, ...]:

@@ -7,18 +7,23 @@ Three phases, each a loop over (batch item, chunk of tokens) that several thread
    (multiplying a rounded decay by itself L times would bias far weights by L * 2^-25);
 3. `scan` / `scan_grad`: the scans inside a chunk, started from the carries.
 
-Numerators and denominators ride in one row of 2 C numbers, [E v | E]: they obey the same recurrence. Every inner
-loop runs over channels and writes a single array, which is what the compiler needs to vectorise it. The kernels
-release the GIL and are started from plain threads: numba's own thread pool aborts when autograd's thread and the
-caller's use it at once.
+Numerators and denominators ride in one row of 2 C numbers, [E v | E]: they obey the same recurrence. Every
+inner loop runs over channels and writes a single array, which is what the compiler needs to vectorise it. The
+kernels release the GIL and are started from plain threads: numba's own thread pool aborts when autograd's
+thread and the caller's use it at once.
+
+Values are measured from that of the heaviest token: y moves with v, and gradients lose no digits where that
+token dominates.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +51,11 @@ def _exp(x: Any) -> Any:
 @overload(_exp, inline="always")
 def _overload_exp(x: Any) -> Callable[..., Any]:
     if getattr(x, "bitwidth", 64) != 32:
-        return lambda x: math.exp(x)
+
+        def exp64(x: Any) -> Any:
+            return math.exp(x)
+
+        return exp64
 
     log2e, ln2_high, ln2_low = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
     c2, c3, c4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
@@ -54,8 +63,8 @@ def _overload_exp(x: Any) -> Callable[..., Any]:
     one, half, least = np.float32(1), np.float32(0.5), np.float32(-87)
 
     def exp32(x: Any) -> Any:
-        # x = n ln 2 + r, |r| <= ln 2 / 2: Taylor in r (error 5e-9), then 2^n through the exponent bits. Library
-        # exp would be a call per element; this vectorises. Below -87 the weight is exactly 0; NaN passes through.
+        # x = n ln 2 + r, |r| <= ln 2 / 2: Taylor in r (error 5e-9), then 2^n through the exponent bits. The
+        # library's exp is a call per element; this vectorises. Below -87 it is exactly 0; NaN passes through.
         bounded = least if x < least else x
         n = np.floor(bounded * log2e + half)
         r = bounded - n * ln2_high - n * ln2_low
@@ -96,7 +105,7 @@ def _reduce(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right
 
 @njit(**_OPTIONS)
 def _scan_rows(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """Exclusive scans: left[j] from the rows before j (left[0] given), right[j] from those after (right[n-1] given)."""
+    """Exclusive scans: left[j] of the rows before j, right[j] of those after; left[0], right[n-1] given."""
     width = decay.shape[0]
     for j in range(1, n):
         row, before, here = rows[j - 1], left[j - 1], left[j]
@@ -110,9 +119,16 @@ def _scan_rows(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, ri
 
 @njit(**_OPTIONS)
 def summarise(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, size: int, tops: np.ndarray, sums: np.ndarray, first: int, last: int
+    k: np.ndarray,
+    v: np.ndarray,
+    decay: np.ndarray,
+    size: int,
+    tops: np.ndarray,
+    sums: np.ndarray,
+    first: int,
+    last: int,
 ) -> None:
-    """Phase 1, chunks first..last: largest key per channel with its value, and both summaries relative to them.
+    """Phase 1, chunks first..last: largest key per channel, its value, and both summaries relative to them.
 
     k, v (B, L, C); decay (B, 2 C); tops (B, N, 2, C); sums (B, N, 2, 2 C), left and right.
     """
@@ -123,9 +139,9 @@ def summarise(
         b, m = index // chunks, index % chunks
         begin, end = m * size, min(m * size + size, length)
         top = tops[b, m]
-        top[0] = k[b, begin]
-        top[1] = v[b, begin]
-        for t in range(begin + 1, end):
+        top[0] = -1e30  # not -inf: a chunk of absent tokens must sum to 0, not to NaN
+        top[1] = 0
+        for t in range(begin, end):
             key, value = k[b, t], v[b, t]
             for c in range(channels):
                 top[1, c] = value[c] if key[c] > top[0, c] else top[1, c]
@@ -137,7 +153,7 @@ def summarise(
 
 @njit(**_OPTIONS)
 def rebase(tops: np.ndarray, top: np.ndarray, sums: np.ndarray) -> None:
-    """Bring sums relative to each chunk's own largest key and its value to those of the whole sequence, in place."""
+    """Bring sums relative to each chunk's heaviest token to that of the whole sequence, in place."""
     batch, chunks, _, channels = tops.shape
     for b in range(batch):
         for m in range(chunks):
@@ -201,7 +217,12 @@ def scan(
 
 @njit(**_OPTIONS)
 def _grad_rows(
-    rows: np.ndarray, left: np.ndarray, right: np.ndarray, bonus: np.ndarray, grad: np.ndarray, out: np.ndarray
+    rows: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    bonus: np.ndarray,
+    grad: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """out[j] = [p_j | q_j]: p = grad / D, q = -p y."""
     n, channels = grad.shape
@@ -243,7 +264,7 @@ def scan_grad(
     carries: np.ndarray, grad: np.ndarray, grad_carries: np.ndarray, dk: np.ndarray, dv: np.ndarray,
     dw: np.ndarray, du: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Backward phase 3: dk, dv (B, L, C); dw, du (B, N, C), one partial sum per chunk (dw without its factor -λ/L)."""
+    """Backward phase 3: dk, dv (B, L, C); dw, du (B, N, C), a partial sum per chunk (dw lacks its -λ/L)."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
     rows = np.empty((size, 2 * channels), k.dtype)
@@ -268,7 +289,7 @@ def scan_grad(
         for j in range(n):
             row, before, after = rows[j], left[j], right[j]
             terms, gone, coming = pq[j], pq_left[j], pq_right[j]
-            value, dvalue, dkey = v[b, begin + j], dv[b, begin + j], dk[b, begin + j]
+            dvalue, dkey = dv[b, begin + j], dk[b, begin + j]
             for c in range(2 * channels):
                 spread[c] = gone[c] + coming[c]
             for half in range(2):
@@ -280,7 +301,7 @@ def scan_grad(
                 dkey[c] = row[c] * spread[c] + row[channels + c] * spread[channels + c]
             for c in range(channels):
                 du_chunk[c] += bonus[c] * (row[c] * terms[c] + row[channels + c] * terms[channels + c])
-            # A state to the right of j met by p from its left, and the other way round: eq. 7 seen from the decay.
+            # Every state meets the gradients on the far side of its token: eq. 7 seen from the decay.
             for c in range(channels):
                 dw_chunk[c] += coming[c] * before[c] + coming[channels + c] * before[channels + c]
             for c in range(channels):
@@ -288,7 +309,8 @@ def scan_grad(
 
 
 @lru_cache(maxsize=1)
-def _threads(count: int) -> ThreadPoolExecutor:
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """One pool per process: the threads of a parent do not live on in its forks."""
     return ThreadPoolExecutor(count, thread_name_prefix="bi_wkv")
 
 
@@ -300,8 +322,8 @@ def _share(kernel: Callable[..., None], jobs: int, elements: int, *arguments: An
         return
     bounds = [jobs * part // threads for part in range(threads + 1)]
     tasks = [
-        _threads(torch.get_num_threads()).submit(kernel, *arguments, first, last)
-        for first, last in zip(bounds[1:-1], bounds[2:], strict=True)
+        _threads(torch.get_num_threads(), os.getpid()).submit(kernel, *arguments, first, last)
+        for first, last in pairwise(bounds[1:])
     ]
     kernel(*arguments, bounds[0], bounds[1])
     for task in tasks:

@@ -1,7 +1,7 @@
 """The parts of a BRWKV layer: spatial mix (eq. 6-8), channel mix (eq. 9-11), multi-modal fusion (eq. 15-18).
 
-Images travel as (B, H, W, C), text as (B, T, C). Residual connections, which the paper's equations leave out, stand
-around every part.
+Images travel as (B, H, W, C), text as (B, T, C). Residual connections, which the paper's equations leave out,
+stand around every part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ABSENT_KEY = -1e4
 
 @dataclass(frozen=True)
 class Text:
-    """Text features on their way through the encoder: tokens (B, T, C), length (B,) real tokens per sample."""
+    """Text features on their way through the encoder: tokens (B, T, C), length (B,) of real tokens."""
 
     tokens: Tensor
     length: Tensor
@@ -44,8 +44,8 @@ class Convolution(nn.Conv2d):
 class SpatialMix(nn.Module):
     """Eq. 6-8 over the scans of an image and, beside it, text tokens at one end of every scan.
 
-    Image and text are normalised, mixed and returned without a residual. Padding tokens of the text stand at the
-    far end, carry no weight, and do not count in L, which is each sample's own H W + T.
+    Image and text are normalised, mixed and returned without a residual. Padding tokens of the text stand at
+    the far end, carry no weight, and do not count in L, which is each sample's own H W + T.
     """
 
     def __init__(self, channels: int, strategy: int, block: int, text_first: bool = True) -> None:
@@ -57,7 +57,7 @@ class SpatialMix(nn.Module):
         self.norm = nn.RMSNorm(channels, eps=1e-6)
         self.receptance_key_value = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, channels, bias=False)
-        # From reach over the whole image to a sixteenth of it, and from context only to mostly the token itself.
+        # Reach from the whole image down to a sixteenth, bonus from context only to mostly the token itself.
         place = torch.arange(width)
         self.decay = nn.Parameter(16.0 * place / max(width - 1, 1))
         self.bonus = nn.Parameter(3.0 * (place % 3))
@@ -66,7 +66,8 @@ class SpatialMix(nn.Module):
         height, width = x.shape[1:3]
         pixels = height * width
         sequence = scan(self.norm(x), self.paths)
-        decay, absent, order = self.decay, None, None
+        decay: Tensor = self.decay
+        absent, order = None, None
         if text is not None:
             tokens, absent, order = self._place(text)
             ends = [self.norm(tokens).repeat(1, 1, self.scans), sequence]
@@ -90,7 +91,7 @@ class SpatialMix(nn.Module):
         return self.output(unscan(image, self.paths, height, width)), self.output(words)
 
     def _place(self, text: Text) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens with their padding at the end away from the image, where that padding is, and their order."""
+        """Tokens with their padding at the end away from the image, where that is, and their order."""
         padding = text.padding()
         if not self.text_first:
             return text.tokens, padding, None
@@ -124,12 +125,17 @@ class ChannelMix(nn.Module):
 class MultiModalFusion(nn.Module):
     """Eq. 15-18: the raw sources, the masks and the text enter a layer of the encoder.
 
-    Eq. 15 overwrites X_feat; eq. 16 and 17 are read with the features before the gate in the mask path. Masks enter
-    through a convolution without bias, so that absent masks and empty ones are the same.
+    Eq. 15 overwrites X_feat; eq. 16 and 17 are read with the features before the gate in the mask path. Masks
+    enter through a convolution without bias, so that absent masks and empty ones are the same.
     """
 
     def __init__(
-        self, channels: int, source_channels: int, mask_channels: int, text_mix: SpatialMix | None, ratio: float
+        self,
+        channels: int,
+        source_channels: int,
+        mask_channels: int,
+        text_mix: SpatialMix | None,
+        ratio: float,
     ) -> None:
         super().__init__()
         self.feature = Convolution(channels, channels)
@@ -162,7 +168,9 @@ class MultiModalFusion(nn.Module):
 class BRWKVLayer(nn.Module):
     """Spatial mix, then channel mix; in the encoder, multi-modal fusion before both."""
 
-    def __init__(self, mix: SpatialMix, channel_mix: ChannelMix, fusion: MultiModalFusion | None = None) -> None:
+    def __init__(
+        self, mix: SpatialMix, channel_mix: ChannelMix, fusion: MultiModalFusion | None = None
+    ) -> None:
         super().__init__()
         self.fusion = fusion
         self.spatial_mix = mix

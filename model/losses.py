@@ -19,8 +19,8 @@ def fusion_loss(
 ) -> dict[str, Tensor]:
     """The loss of a batch and its parts, unweighted; `loss` is what to minimise.
 
-    With a target eq. 19: parts `l1`, `ssim`. Without one eq. 20: parts `intensity`, `ssim`, `gradient`; the sources
-    then have the shape of the fused image, and sums over two sources are sums over all.
+    With a target eq. 19: parts `l1`, `ssim`. Without one eq. 20: parts `intensity`, `ssim`, `gradient`; the
+    sources then have the shape of the fused image, and sums over two sources are sums over all.
     """
     if target is not None:
         l1 = F.l1_loss(fused, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from model.config import ModelConfig
 class RWKVFusion(nn.Module):
     """Fuse any number of aligned sources under optional guidance.
 
-    The last convolution starts at zero and its output is added to a base: the mean of the sources, or for sharpening
-    the upsampled source `config.base`. An untrained network therefore returns that base.
+    The last convolution starts at zero and its output is added to a base: the mean of the sources, or for
+    sharpening the upsampled source `config.base`. An untrained network therefore returns that base.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -31,7 +31,7 @@ class RWKVFusion(nn.Module):
             nn.ModuleList(_guided_layer(config, width, blocks, next(layers)) for _ in range(depth))
             for width, depth in zip(widths, config.encoder_depths, strict=True)
         )
-        steps = list(zip(widths, widths[1:], strict=False))
+        steps = list(pairwise(widths))
         self.down = nn.ModuleList(Convolution(fine, coarse, stride=2) for fine, coarse in steps)
         self.up = nn.ModuleList(nn.Linear(coarse, 4 * fine) for fine, coarse in steps)
         self.skip = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in steps)
@@ -160,7 +160,7 @@ def _resize(source: Tensor, height: int, width: int) -> Tensor:
 
 
 def _pad(x: Tensor, stride: int) -> Tensor:
-    """Extend (B, C, H, W) at the bottom and right to multiples of the stride, mirrored where it is large enough."""
+    """Extend (B, C, H, W) at the bottom and right to multiples of the stride, mirrored where large enough."""
     height, width = x.shape[-2:]
     down, right = -height % stride, -width % stride
     if not (down or right):

@@ -1,0 +1,103 @@
+"""Each loss against its formula in plain numpy loops."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import LossConfig
+from model.losses import edges, fusion_loss, gradient_loss, intensity_loss, ssim
+
+
+@pytest.fixture
+def images() -> Callable[..., list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape, count=3: [torch.rand(*shape, generator=generator) for _ in range(count)]
+
+
+def slow_ssim(x: np.ndarray, y: np.ndarray, window: int) -> float:
+    place = np.arange(window) - (window - 1) / 2
+    line = np.exp(-(place**2) / (2 * 1.5**2))
+    weight = np.outer(line, line) / np.outer(line, line).sum()
+    values = []
+    for i in range(x.shape[0] - window + 1):
+        for j in range(x.shape[1] - window + 1):
+            a, b = x[i : i + window, j : j + window], y[i : i + window, j : j + window]
+            ma, mb = (weight * a).sum(), (weight * b).sum()
+            va, vb = (weight * (a - ma) ** 2).sum(), (weight * (b - mb) ** 2).sum()
+            cov = (weight * (a - ma) * (b - mb)).sum()
+            top = (2 * ma * mb + 1e-4) * (2 * cov + 9e-4)
+            values.append(top / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
+    return float(np.mean(values))
+
+
+def slow_edges(x: np.ndarray) -> np.ndarray:
+    kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    padded = np.pad(x, 1, mode="edge")
+    out = np.zeros_like(x)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            patch = padded[i : i + 3, j : j + 3]
+            out[i, j] = abs((patch * kernel).sum()) + abs((patch * kernel.T).sum())
+    return out
+
+
+@pytest.mark.parametrize("window", [5, 11])
+def test_ssim_is_the_windowed_formula(images: Callable[..., list[Tensor]], window: int) -> None:
+    x, y = images(2, 2, 19, 15, count=2)
+    y = (x + 0.3 * y).clamp(max=1)
+    pairs = zip(x.flatten(0, 1), y.flatten(0, 1), strict=True)
+    expected = np.mean([slow_ssim(a.double().numpy(), b.double().numpy(), window) for a, b in pairs])
+    assert float(ssim(x, y, window)) == pytest.approx(expected, abs=1e-5)
+    assert float(ssim(x, x, window)) == pytest.approx(1, abs=1e-6)
+
+
+def test_ssim_of_an_image_smaller_than_the_window(images: Callable[..., list[Tensor]]) -> None:
+    x, y = images(1, 1, 7, 9, count=2)
+    assert float(ssim(x, x)) == pytest.approx(1, abs=1e-6)
+    assert float(ssim(x, y)) < 0.9
+
+
+def test_edges_are_the_sobel_sums(images: Callable[..., list[Tensor]]) -> None:
+    (x,) = images(2, 3, 9, 7, count=1)
+    for b in range(2):
+        for c in range(3):
+            np.testing.assert_allclose(edges(x)[b, c], slow_edges(x[b, c].numpy()), atol=1e-5)
+
+
+def test_intensity_and_gradient(images: Callable[..., list[Tensor]]) -> None:
+    f, a, b = images(1, 1, 8, 9)
+    fn, an, bn = (t[0, 0].numpy() for t in (f, a, b))
+    printed = np.abs(fn - an).mean() + np.abs(fn - bn).mean()
+    assert float(intensity_loss(f, [a, b])) == pytest.approx(printed, rel=1e-5)
+    brightest = np.abs(fn - np.maximum(an, bn)).mean()
+    assert float(intensity_loss(f, [a, b], "maximum")) == pytest.approx(brightest, rel=1e-5)
+    strongest = np.abs(slow_edges(fn) - np.maximum(slow_edges(an), slow_edges(bn))).mean()
+    assert float(gradient_loss(f, [a, b])) == pytest.approx(strongest, rel=1e-5)
+
+
+def test_total_of_an_unsupervised_task(images: Callable[..., list[Tensor]]) -> None:
+    f, a, b = images(2, 1, 16, 16)
+    config = LossConfig(intensity=3, ssim=5, gradient=7, ssim_window=5)
+    parts = fusion_loss(f.requires_grad_(), [a, b], None, config)
+    assert parts["ssim"].item() == pytest.approx(2 - ssim(f, a, 5).item() - ssim(f, b, 5).item(), rel=1e-5)
+    total = 3 * parts["intensity"] + 5 * parts["ssim"] + 7 * parts["gradient"]
+    assert parts["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+    parts["loss"].backward()
+    assert torch.isfinite(f.grad).all()
+    assert f.grad.abs().sum() > 0
+
+
+def test_total_of_a_supervised_task(images: Callable[..., list[Tensor]]) -> None:
+    f, target, pan = images(2, 4, 16, 16)
+    parts = fusion_loss(f, [pan[:, :1], target[..., ::4, ::4]], target, LossConfig())
+    expected = float((f - target).abs().mean()) + 0.1 * (1 - float(ssim(f, target)))
+    assert float(parts["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(fusion_loss(target, [pan], target, LossConfig())["loss"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_defaults_are_the_papers_and_the_authors() -> None:
+    config = LossConfig()
+    assert (config.intensity, config.ssim, config.gradient, config.sharpening_ssim) == (10, 2, 20, 0.1)
