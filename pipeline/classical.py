@@ -4,6 +4,7 @@ They are real on real images and need no weights, but they are not the foundatio
 """
 
 from pipeline.classical_captions import ClassicalCaptioner, ClassicalTextEncoder
-from pipeline.classical_objects import ClassicalDetector, ClassicalSegmenter
+from pipeline.classical_masks import ClassicalSegmenter
+from pipeline.classical_objects import ClassicalDetector
 
 __all__ = ["ClassicalCaptioner", "ClassicalDetector", "ClassicalSegmenter", "ClassicalTextEncoder"]

@@ -140,9 +140,8 @@ def _look(role: str, image: Image) -> str:
     if role in ("pet", "spect"):
         words.append(f"most active {_place_of(grey)}")
     if role in ("ms", "hs"):
-        words.append(
-            f"{image.pixels.shape[0]} bands that peak in band {int(image.pixels.mean(axis=(1, 2)).argmax()) + 1}"
-        )
+        brightest = int(image.pixels.mean(axis=(1, 2)).argmax()) + 1
+        words.append(f"{image.pixels.shape[0]} bands that peak in band {brightest}")
         vegetation = _vegetation(image.pixels)
         words += [f"vegetation over {_share(vegetation)}"] if vegetation > 0.03 else []
     if role in ("visible", "under", "over", "near", "far") and image.pixels.shape[0] == 3:

@@ -50,7 +50,7 @@ def inspect(config: PipelineConfig, dataset: str, sample_id: str, out: Path) -> 
         raise InputError(f"{folder}: the stores hold other records than their names say; delete the folder")
     views = [display(image.pixels) for image in read_sample(sample).images]
     sheet = draw(sample, views, found.sources, merged, caption.text)
-    write_image(out, np.asarray(sheet, dtype=np.float32).transpose(2, 0, 1) / 255)
+    write_image(out, np.asarray(sheet, dtype=np.float32).transpose(2, 0, 1) / np.float32(255))
 
 
 def _find(samples: Sequence[Sample], sample_id: str, manifest: str) -> Sample:
