@@ -34,6 +34,7 @@ from pipeline.store import Caption, MergedMasks, Record, open_store
 
 SHOWN = 12  # samples per task on the page
 SIDE = 640  # pixels of the longer side of a picture on the page
+HEADLINE = ("MI", "VIF", "Qabf", "PSNR", "SSIM", "spectral_angle", "ERGAS")  # beside a sample's name
 STORES = ("captions", "texts", "boxes", "masks", "merged")
 PACKAGES = ("rwkvfusion", "torch", "numpy", "scipy", "scikit-image", "zarr", "dvc")
 TASK_TITLES = {
@@ -145,6 +146,7 @@ def _section(dataset: str, task: str, rows: Sequence[Row], samples: dict[str, Sa
     picked = np.linspace(0, len(evaluated) - 1, min(SHOWN, len(evaluated))).round().astype(int)
     values = {row.sample: row.values for row in rows if row.method == GUIDED}
     curves = read_curves(run_dir(dataset, task) / "dvclive" / "plots" / "metrics")
+    ordered = sorted(curves.items(), key=lambda named: named[0] != "loss")
     return Section(
         task=task,
         title=TASK_TITLES.get(task, task),
@@ -153,7 +155,7 @@ def _section(dataset: str, task: str, rows: Sequence[Row], samples: dict[str, Sa
         table=table,
         cards=[_card(dataset, samples[evaluated[i]], values[evaluated[i]]) for i in picked],
         total=len(evaluated),
-        curves=[(name, list(lines), chart(name, lines)) for name, lines in curves.items()],
+        curves=[(name, list(lines), chart(name, lines)) for name, lines in ordered],
     )
 
 
@@ -227,9 +229,7 @@ def _card(dataset: str, sample: Sample, values: dict[str, float]) -> Card:
         target = read_image(sample.target, sample.bits)
         figures.append(_figure("target", f"ground truth of {sample.id}", display(target.pixels)))
     caption = _record(dataset, "captions", sample.id)
-    shown = [
-        name for name in ("Qabf", "SSIM", "VIF", "MI", "PSNR", "spectral_angle", "ERGAS") if name in values
-    ][:4]
+    shown = [name for name in DIRECTIONS if name in HEADLINE and name in values]
     return Card(
         sample.id,
         figures,
