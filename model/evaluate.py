@@ -67,8 +67,10 @@ def evaluate(
     for task in chosen:
         members = [sample for sample in samples if sample.task == task]
         found: list[Row] = []
+        bare = 0
         for sample in track(members, description=task, console=console, transient=True):
             text, merged = guidance.text(sample.id), guidance.merged(sample.id)
+            bare += text is None and merged is None
             found += measure(
                 sample,
                 ready[task],
@@ -77,6 +79,11 @@ def evaluate(
                 folder,
             )
         console.print(summary(task, found))
+        if bare:
+            console.print(
+                f"{bare} of {len(members)} samples have no guidance stored; "
+                f"run `typer pipeline guidance --dataset {dataset}` first to use it"
+            )
         rows += found
     write_results(folder, rows)
     return rows

@@ -101,6 +101,7 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
         values["a", "average"]["Qabf"], abs=1e-6
     )
     assert "Qabf ↑" in terminal.getvalue()
+    assert "2 of 2 samples have no guidance stored" in terminal.getvalue()
     assert not list(tiny.rglob("*.tmp"))
 
 

@@ -235,8 +235,10 @@ def test_different_sizes_are_refused(triple: tuple[np.ndarray, ...]) -> None:
         metrics.edge_preservation(a, b, f[:-1])
     with pytest.raises(InputError, match="2 axes"):
         metrics.entropy(f[None])
-    with pytest.raises(InputError, match="two sources"):
-        metrics.fusion_metrics([a], f)
+
+
+def test_three_sources_are_measured_by_what_needs_no_pair(triple: tuple[np.ndarray, ...]) -> None:
+    assert metrics.fusion_metrics(triple, triple[0]).keys() == metrics.FUSED_METRICS.keys()
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,7 +14,6 @@ from model.metrics.perception import contrast_preservation, perceived_error, str
 from model.metrics.planes import Plane
 from model.metrics.sharpening import ergas, psnr, spectral_angle, ssim
 from model.metrics.structure import source_psnr, structural_sum
-from pipeline.errors import InputError
 
 PROFILE = "reference"
 
@@ -70,11 +69,15 @@ DIRECTIONS = {  # in the order in which tables show them
 
 
 def fusion_metrics(sources: Sequence[Plane], fused: Plane) -> dict[str, float]:
-    """Every fusion metric of one sample by name; luminance (H, W) on 0..255. Needs exactly two sources."""
-    if len(sources) != 2:
-        raise InputError(f"fusion metrics are defined for two sources, got {len(sources)}; pass a pair")
-    first, second = sources
-    values = {name: metric(first, second, fused) for name, metric in SOURCE_METRICS.items()}
+    """Every fusion metric of one sample by name; luminance (H, W) on 0..255.
+
+    Metrics that compare with the sources are defined for two; with another number only those of the fused
+    image alone are given.
+    """
+    values: dict[str, float] = {}
+    if len(sources) == 2:
+        first, second = sources
+        values = {name: metric(first, second, fused) for name, metric in SOURCE_METRICS.items()}
     return values | {name: metric(fused) for name, metric in FUSED_METRICS.items()}
 
 
