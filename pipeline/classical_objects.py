@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.classical_regions import HEAD_SCANS, Box, Candidate, Signal, candidates, signals
 from pipeline.images import SampleImages, luminance
-from pipeline.merging import canonical_label
+from pipeline.labels import canonical_label
 from pipeline.records import Instances
 
 FloatArray = NDArray[np.float32]

@@ -29,7 +29,7 @@ def backend(config: MasksConfig) -> Segmenter:
     """The segmenter that params.yaml asks for. Raises InputError when this version lacks it."""
     if config.backend != "classical":
         raise runner.unavailable("masks", config.backend)
-    from pipeline.classical_objects import ClassicalSegmenter
+    from pipeline.classical_masks import ClassicalSegmenter
 
     return ClassicalSegmenter()
 

@@ -27,7 +27,7 @@ def backend(config: TextsConfig) -> TextEncoder:
     """The encoder that params.yaml asks for. Raises InputError when this version lacks it."""
     if config.backend != "classical":
         raise runner.unavailable("texts", config.backend)
-    from pipeline.classical_captions import ClassicalTextEncoder
+    from pipeline.classical_texts import ClassicalTextEncoder
 
     return ClassicalTextEncoder(config.max_tokens)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.config import MergeConfig
-from pipeline.merging import REST, canonical_label, clean, merge
+from pipeline.labels import canonical_label
+from pipeline.merging import REST, clean, merge
 from pipeline.records import Instances, MergedMasks
 
 HEIGHT, WIDTH = 28, 36
@@ -38,9 +39,9 @@ def instances(
         boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4)
     return Instances(
         box=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        score=np.broadcast_to(np.float32(score), count).astype(np.float32),
+        score=np.broadcast_to(np.array(score, dtype=np.float32), count),
         label=(labels,) * count if isinstance(labels, str) else tuple(labels),
-        iou=np.broadcast_to(np.float32(iou), count).astype(np.float32),
+        iou=np.broadcast_to(np.array(iou, dtype=np.float32), count),
         mask=np.array(masks, dtype=bool).reshape(-1, HEIGHT, WIDTH),
     )
 
@@ -63,7 +64,7 @@ def take(source: Instances, order: Sequence[int]) -> Instances:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Mask:
-    """A rectangle, an ellipse or a rectangle with a bite; sizes from below the area threshold to nearly all."""
+    """A rectangle, an ellipse or a rectangle with a bite, from too small to keep to nearly all."""
     y0, x0 = draw(st.integers(0, HEIGHT - 3)), draw(st.integers(0, WIDTH - 3))
     y1, x1 = draw(st.integers(y0 + 2, HEIGHT)), draw(st.integers(x0 + 2, WIDTH))
     mask = rectangle(y0, y1, x0, x1)
@@ -284,7 +285,7 @@ def test_modes() -> None:
     found = [instances([*people, car], ["person", "person", "car"]), instances(people)]
     counts = {}
     for mode in ("merged", "unmerged", "label_map", "binary"):
-        merged = merge(found, PROMPT, MergeConfig(mode=mode))  # type: ignore[arg-type]
+        merged = merge(found, PROMPT, MergeConfig(mode=mode))
         counts[mode] = len(merged.mask)
         np.testing.assert_array_equal(merged.mask.any(axis=0), people[0] | people[1] | car)
     assert counts == {"merged": 3, "unmerged": 5, "label_map": 2, "binary": 1}
