@@ -148,18 +148,18 @@ def test_a_bad_image_is_named_and_the_others_are_done(mine: Workspace, damage: s
         bad.write_text("no image")
     else:
         Image.fromarray(np.zeros((10, 10), np.uint8)).save(bad)
-    result = mine.run(*PIPELINE, "guidance", "--dataset", "mine", check=False)
+    result = mine.run(*PIPELINE, "captions", "--dataset", "mine", check=False)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert "b.png" in result.stderr + result.stdout or "sample b" in result.stderr + result.stdout
 
 
 def test_a_corrupted_store_is_named(mine: Workspace) -> None:
-    mine.run(*PIPELINE, "guidance", "--dataset", "mine")
+    mine.run(*PIPELINE, "captions", "--dataset", "mine")
     store = mine.path / "guidance" / "mine" / "captions.zarr"
     (store / "zarr.json").write_text("{")
-    result = mine.run(*PIPELINE, "guidance", "--dataset", "mine", check=False)
+    result = mine.run(*PIPELINE, "captions", "--dataset", "mine", check=False)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "captions.zarr" in result.stderr
     shutil.rmtree(store)
-    mine.run(*PIPELINE, "guidance", "--dataset", "mine")
+    mine.run(*PIPELINE, "captions", "--dataset", "mine")
