@@ -69,19 +69,17 @@ class Store:
         self.fingerprint: str = attributes["fingerprint"]
         self.upstream: str | None = attributes["upstream"]
         self.config: dict[str, Any] = attributes["config"]
-        # zarr leaves out chunks of zeros by default; then a lost file would look like an empty one.
-        self._arrays: dict[str, Any] = {
-            name: cast(Any, group[name]).with_config({"write_empty_chunks": True})
-            for name in EVERY_KIND | LAYOUT[self.kind]
-        }
+        self._arrays = {name: _array(group, name) for name in EVERY_KIND | LAYOUT[self.kind]}
         self._blocks: dict[str, tuple[int, np.ndarray]] = {}
+        for row in range(0, self._arrays["id"].shape[0], _CHUNK_SAMPLES):
+            for name in EVERY_KIND:
+                self._check_file(name, row)
         self.ids: tuple[str, ...] = tuple(str(sample) for sample in self._read("id", slice(None)))
         self._index = {sample: row for row, sample in enumerate(self.ids)}
         self._done: np.ndarray = self._read("done", slice(None))
         self._content: list[str] = [str(value) for value in self._read("content", slice(None))]
         large = [self._arrays[name].shards[0] for name, array in LAYOUT[self.kind].items() if array.tile]
-        self.rows: int = min([_SHARD_SAMPLES, *large])
-        """Samples that are written together: one shard."""
+        self.rows: int = min([_SHARD_SAMPLES, *large])  # samples that are written together: one shard
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -164,13 +162,12 @@ class Store:
             values[self._done[block] == 0] = "" if _is_text(array) else 0
         else:
             values = _zeros(array, block.stop - block.start)
-        for row in range(block.start, block.stop):
-            if row in rows:
-                value = np.asarray(rows[row][name], dtype=object if _is_text(array) else array.dtype)
-                window = tuple(
-                    slice(min(have, want)) for have, want in zip(value.shape, array.shape[1:], strict=True)
-                )
-                values[(row - block.start, *window)] = value[window]
+        for row in rows.keys() & range(block.start, block.stop):
+            value = np.asarray(rows[row][name], dtype=object if _is_text(array) else array.dtype)
+            window = tuple(
+                slice(min(have, want)) for have, want in zip(value.shape, array.shape[1:], strict=True)
+            )
+            values[(row - block.start, *window)] = value[window]
         array[block] = values
         self._blocks.pop(name, None)
 
@@ -320,8 +317,8 @@ def _create(
     group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
     for name, array in (EVERY_KIND | LAYOUT[kind]).items():
         _create_array(group, name, array, len(ids), sizes)
-    identity: Any = group["id"]
-    identity[:] = np.array(ids, dtype=object)
+    for name, values in {"id": list(ids), "content": [""] * len(ids), "done": [0] * len(ids)}.items():
+        _array(group, name)[:] = np.array(values, dtype=np.uint8 if name == "done" else object)
     return Store(temporary, group)
 
 
@@ -330,8 +327,8 @@ def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Map
     shards: tuple[int, ...] | None = None
     if array.tile:
         tile = tuple(size if isinstance(size, int) else sizes[size] for size in array.tile)
-        chunks = (1, *(1 for _ in shape[: len(shape) - len(tile)]), *tile)
-        padded = [-(-size // chunk) * chunk for size, chunk in zip(shape, chunks[1:], strict=True)]
+        chunks = (1, *tile)
+        padded = [-(-size // chunk) * chunk for size, chunk in zip(shape, tile, strict=True)]
         sample_bytes = math.prod(padded) * np.dtype(array.dtype).itemsize
         shards = (max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // sample_bytes)), *padded)
     else:
@@ -344,6 +341,11 @@ def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Map
         dtype=str if array.dtype == "str" else array.dtype,
         compressors=_CODECS,
     )
+
+
+def _array(group: zarr.Group, name: str) -> Any:
+    """An array that writes chunks of zeros too: zarr omits them, and a lost file would look like one."""
+    return cast(Any, group[name]).with_config({"write_empty_chunks": True})
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,252 @@
+"""A stage does what is missing and nothing else, keeps what is finished, and sets faults apart."""
+
+import csv
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_backends import Captioner, make_dataset, use_fakes
+from fake_backends import config as configuration
+
+from pipeline import boxes, captions, masks, runner, texts
+from pipeline.errors import InputError
+from pipeline.images import write_image
+from pipeline.store import Caption, SampleInstances, Text, locked, open_store
+
+N = 40
+CAPTIONS = Path("guidance/mini/captions.zarr")
+
+
+@pytest.fixture(autouse=True)
+def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder holds forty small samples of two sizes; every backend is a fake."""
+    monkeypatch.chdir(tmp_path)
+    for stage in (captions, texts, boxes, masks):
+        monkeypatch.setattr(stage, "backend", stage.backend)  # undone after the test
+    make_dataset(tmp_path, [(24, 32) if i % 3 else (20, 48) for i in range(N)])
+    return tmp_path
+
+
+@pytest.fixture
+def captioner(monkeypatch: pytest.MonkeyPatch) -> Captioner:
+    fake = Captioner()
+    monkeypatch.setattr(captions, "backend", lambda config: fake)
+    return fake
+
+
+def seen(captioner: Captioner) -> list[str]:
+    """Ids the captioner was given since the last call, sorted."""
+    ids = sorted(sample for batch in captioner.seen for sample in batch)
+    captioner.seen.clear()
+    return ids
+
+
+def contents() -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in sorted(CAPTIONS.rglob("*")) if file.is_file()}
+
+
+def errors(stage: str = "captions") -> list[dict[str, str]]:
+    with Path(f"guidance/mini/{stage}-errors.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_batches_hold_equal_sizes_and_every_sample_once(captioner: Captioner) -> None:
+    sizes = {sample.id: (24, 32) if i % 3 else (20, 48) for i, sample in enumerate(samples())}
+    summary = captions.run(configuration(), "mini", batch=6)
+    assert (summary.samples, summary.computed, summary.current, summary.failed) == (N, N, 0, 0)
+    assert all(len({sizes[s] for s in batch}) == 1 and len(batch) <= 6 for batch in captioner.seen)
+    assert seen(captioner) == [sample.id for sample in samples()]
+    store = open_store(CAPTIONS)
+    assert all(f"Scène {s}, " in store.get(s).text for s in store.ids)
+
+
+def samples() -> Sequence[runner.Sample]:
+    return configuration().dataset("mini").samples()
+
+
+def test_what_is_current_is_left_alone(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions.run(configuration(), "mini")
+    before = contents()
+    seen(captioner)
+
+    def refuse(sample: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(runner, "read_sample", refuse)
+    capsys.readouterr()
+    assert captions.run(configuration(), "mini").current == N
+    assert capsys.readouterr().out == f"captions: {N} samples up to date\n"
+    assert seen(captioner) == []
+    assert contents() == before
+
+
+def test_a_changed_file_is_computed_again_and_only_it(captioner: Captioner) -> None:
+    captions.run(configuration(), "mini")
+    old = open_store(CAPTIONS).get("s004")
+    seen(captioner)
+    write_image(Path("images/visible/s004.png"), np.ones((3, 24, 32), np.float32))
+    captions.run(configuration(), "mini")
+    assert seen(captioner) == ["s004"]
+    new = open_store(CAPTIONS).get("s004")
+    assert isinstance(new, Caption)
+    assert new != old
+    assert "1.000000" in new.text
+
+
+def test_new_and_removed_samples(captioner: Captioner) -> None:
+    rows = Path("mini.csv").read_text().splitlines()
+    Path("mini.csv").write_text("\n".join(rows[:20]))
+    captions.run(configuration(), "mini")
+    assert len(seen(captioner)) == 19
+    Path("mini.csv").write_text("\n".join([rows[0], *rows[:9:-1]]))
+    captions.run(configuration(), "mini")
+    assert seen(captioner) == sorted(row.split(",")[0] for row in rows[20:])
+    store = open_store(CAPTIONS)
+    assert store.ids == tuple(row.split(",")[0] for row in rows[:9:-1])
+    assert all(f"Scène {s}, " in store.get(s).text for s in store.ids)
+
+
+def test_another_backend_drops_everything_and_says_why(
+    captioner: Captioner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions.run(configuration(), "mini")
+    seen(captioner)
+    captioner.identity = "fake 2"  # type: ignore[misc]
+    captions.run(configuration(), "mini")
+    assert len(seen(captioner)) == N
+    assert "because identity changed from fake to fake 2" in capsys.readouterr().out
+
+
+def unreadable(path: Path) -> None:
+    path.write_bytes(b"no image")
+
+
+def resized(path: Path) -> None:
+    write_image(path, np.zeros((1, 7, 7), np.float32))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, unreadable, resized])
+def test_a_bad_sample_is_set_apart_and_only_it_is_tried_again(
+    captioner: Captioner, harm: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Path("images/infrared/s002.png")
+    good = bad.read_bytes()
+    harm(bad)
+    summary = captions.run(configuration(), "mini")
+    assert (summary.computed, summary.failed) == (N - 1, 1)
+    assert "1 of 40 samples failed, see guidance/mini/captions-errors.csv" in capsys.readouterr().err
+    (row,) = errors()
+    assert row["sample"] == "s002"
+    assert row["file"] == str(bad)
+    assert row["reason"]
+    assert row["remedy"]
+    seen(captioner)
+    assert captions.run(configuration(), "mini").failed == 1
+    bad.write_bytes(good)
+    assert captions.run(configuration(), "mini").computed == 1
+    assert seen(captioner) == ["s002"]
+    assert not Path("guidance/mini/captions-errors.csv").exists()
+    mended = contents()
+    shutil.rmtree(CAPTIONS)
+    captions.run(configuration(), "mini")
+    assert contents() == mended
+
+
+def test_a_backend_that_fails_on_one_sample_costs_only_that_one(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def picky(batch: Sequence[runner.SampleImages]) -> list[str]:
+        if any(one.sample.id == "s007" for one in batch):
+            raise ValueError("cannot describe this; choose another image")
+        return [one.sample.id for one in batch]
+
+    picky.identity = "picky"  # type: ignore[attr-defined]
+    monkeypatch.setattr(captions, "backend", lambda config: picky)
+    assert captions.run(configuration(), "mini").failed == 1
+    (row,) = errors()
+    assert (row["sample"], row["reason"], row["remedy"]) == (
+        "s007",
+        "cannot describe this",
+        "choose another image",
+    )
+
+
+def test_a_bug_in_a_backend_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(batch: object) -> list[str]:
+        raise RuntimeError("a bug")
+
+    broken.identity = "broken"  # type: ignore[attr-defined]
+    monkeypatch.setattr(captions, "backend", lambda config: broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        captions.run(configuration(), "mini")
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions.run(configuration(), "mini")
+    whole = contents()
+    shutil.rmtree(CAPTIONS)
+
+    class Interrupted(Captioner):
+        def __call__(self, batch: Sequence[runner.SampleImages]) -> list[str]:
+            if batch[0].sample.id > "s030":
+                raise KeyboardInterrupt
+            return super().__call__(batch)
+
+    monkeypatch.setattr(captions, "backend", lambda config: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        captions.run(configuration(), "mini")
+    monkeypatch.setattr(captions, "backend", lambda config: captioner)
+    seen(captioner)
+    summary = captions.run(configuration(), "mini")
+    assert (summary.current, summary.computed) == (32, N - 32)
+    assert len(seen(captioner)) == N - 32
+    assert contents() == whole
+
+
+def test_stages_want_the_one_before(captioner: Captioner) -> None:
+    use_fakes()
+    with pytest.raises(InputError, match=r"captions\.zarr: texts needs this store.*run captions first"):
+        texts.run(configuration(), "mini")
+    bad = Path("images/visible/s003.png")
+    good = bad.read_bytes()
+    bad.unlink()
+    captions.run(configuration(), "mini")
+    bad.write_bytes(good)
+    assert texts.run(configuration(), "mini").failed == 1
+    (row,) = errors("texts")
+    assert row["sample"] == "s003"
+    assert "run captions first" in row["remedy"]
+    captions.run(configuration(), "mini")
+    assert texts.run(configuration(), "mini").computed == 1
+    text = open_store(CAPTIONS.with_name("texts.zarr")).get("s003")
+    assert isinstance(text, Text)
+    assert text.features.shape == (4, 512)
+
+
+def test_a_damaged_store_before_stops_the_stage() -> None:
+    use_fakes()
+    captions.run(configuration(), "mini")
+    chunk = CAPTIONS / "caption" / "c" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"captions\.zarr: the store is damaged.*delete it and run"):
+        texts.run(configuration(), "mini")
+
+
+def test_a_second_run_on_a_store_is_refused(captioner: Captioner) -> None:
+    with locked(CAPTIONS), pytest.raises(InputError, match="another run is writing"):
+        captions.run(configuration(), "mini")
+    captions.run(configuration(), "mini")
+
+
+def test_boxes_know_the_grid_of_every_sample() -> None:
+    use_fakes()
+    boxes.run(configuration(), "mini")
+    record = open_store(CAPTIONS.with_name("boxes.zarr")).get("s003")
+    assert isinstance(record, SampleInstances)
+    assert (record.height, record.width, len(record.sources)) == (20, 48, 2)
