@@ -176,9 +176,14 @@ def _keep(
     ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]
 ) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
+    ctx.set_materialize_grads(False)  # those of the saved states would be large zeros
 
 
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+def _differentiate(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
     return tuple(torch.ops.rwkvfusion.bi_wkv_backward(grad, *ctx.saved_tensors))  # type: ignore[attr-defined]
 
 
