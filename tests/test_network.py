@@ -1,4 +1,4 @@
-"""What users of the network rely on: any size, any guidance, no influence of padding, gradients everywhere."""
+"""What users of the network rely on: any size, any guidance, no influence of padding, gradients to all."""
 
 import pytest
 import torch
