@@ -100,7 +100,7 @@ def _seen(grey: FloatArray, box: Box) -> float:
     if inner.size == 0 or outer.size <= tall * wide:
         return 0.0
     frame = (float(outer.sum()) - float(grey[y0:y1, x0:x1].sum())) / (outer.size - tall * wide)
-    step = abs(float(inner.mean()) - frame) / (0.02 + 0.25 * float(outer.max() - outer.min()))
+    step = abs(float(inner.mean()) - frame) / (0.05 + 0.25 * float(outer.max() - outer.min()))
     return min(1.0, step)
 
 
@@ -134,7 +134,7 @@ def _name(found: Candidate, signal: Signal) -> _Region:
     compact = 0.65 * solid + 0.35 * min(1.0, found.core / 0.5)
     if signal.mirror is not None:
         # A lesion is a compact part of a head without a counterpart on the other side.
-        is_lesion = found.mirrored < 0.65 and compact > 0.7 and 0.002 < share < 0.04
+        is_lesion = found.mirrored < (0.3 if signal.dark else 0.6) and compact > 0.7 and 0.002 < share < 0.04
         label = "lesion" if is_lesion else "structure"
         fit = 0.95 if is_lesion else 0.9 * min(1.0, 60 * share) * (0.4 + 0.6 * compact)
     elif signal.role in REMOTE:
@@ -159,7 +159,7 @@ def _street_name(
         car *= 0.5  # more often a patch of road
     lamp = compact * _bell(np.log(aspect), 0.0, 0.6) * float(share < 0.002) * float(bottom < 0.5)
     if signal.vehicles:
-        return "car", 0.75 * car
+        return "car", 0.68 * car
     if signal.role == "visible":
         # Without heat a silhouette says less, and only what shines is a lamp.
         person *= 0.5
@@ -168,7 +168,7 @@ def _street_name(
     else:
         lamp *= 0.5
     best, label = max((person, "person"), (car, "car"), (lamp, "lamp"))
-    plain = 0.42 * compact * float(np.clip(share / 0.004, 0.3, 1.0))
+    plain = 0.34 * compact * float(np.clip(share / 0.004, 0.3, 1.0))
     return (label, best) if best >= plain else ("object", plain)
 
 

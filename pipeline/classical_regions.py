@@ -23,7 +23,7 @@ HEAD_SCANS = ("ct", "mri", "pet", "spect")
 NIGHT = 0.25
 """Mean luminance of a visible image below which the scene counts as dark."""
 
-LEVELS = 12
+LEVELS = 9
 SMALLEST = 14
 LARGEST_SHARE = 0.30
 LEAST_CONTRAST = 0.35
@@ -94,7 +94,7 @@ def _head_signals(grey: FloatArray, role: str) -> list[Signal]:
     found = []
     for values in (grey, dark):
         mirrored = np.roll(values[:, ::-1], centre, axis=1)
-        found.append(Signal(values, role, night=False, mirror=_around(mirrored, 4)))
+        found.append(Signal(values, role, night=False, dark=values is dark, mirror=_around(mirrored, 4)))
     return found
 
 
@@ -136,8 +136,9 @@ def _integral(image: Measure) -> Measure:
 def _at_level(
     signal: Signal, smooth: Measure, tables: tuple[Measure, Measure], level: float, reach: float
 ) -> list[Candidate]:
-    labelled, count = ndimage.label(smooth > level)
-    places = np.flatnonzero(labelled)
+    above = smooth > level
+    labelled, count = ndimage.label(above)
+    places = np.flatnonzero(above)
     numbers = labelled.ravel()[places]
     pixels = smooth.ravel()[places]
 
@@ -152,15 +153,10 @@ def _at_level(
     box = np.array([[c[1].start, c[0].start, c[1].stop, c[0].stop] for c in (slices[n - 1] for n in chosen)])
     size, first, second = area[chosen], total(pixels)[chosen], total(pixels * pixels)[chosen]
     contrast = _contrast(box, size, first, second, tables, reach)
-    same = np.zeros(labelled.shape, dtype=bool)
-    middle = labelled[1:-1, 1:-1]
-    same[1:-1, 1:-1] = (
-        (middle == labelled[:-2, 1:-1])
-        & (middle == labelled[2:, 1:-1])
-        & (middle == labelled[1:-1, :-2])
-        & (middle == labelled[1:-1, 2:])
-    )
-    core = total(same.ravel()[places].astype(np.float64))[chosen] / size
+    # Neighbours above the level belong to the same region.
+    inner = np.zeros(above.shape, dtype=bool)
+    inner[1:-1, 1:-1] = above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
+    core = np.bincount(numbers[inner.ravel()[places]], minlength=count + 1)[chosen] / size
     mirrored = np.ones(len(chosen))
     if signal.mirror is not None:
         mirrored = total(signal.mirror.ravel()[places])[chosen] / np.maximum(first, 1e-6)
