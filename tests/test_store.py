@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,3 +343,24 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(path):
         pass
+
+
+def test_ctrl_c_is_answered_after_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "boxes.zarr"
+    make(path, "boxes")
+    replace = Path.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    store = open_store(path, "r+")
+    monkeypatch.setattr(Path, "replace", interrupted)
+    new = record("boxes", 50)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        store.write({"s1": new}, {"s1": "new"})
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert plain(open_store(path).get("s1")) == plain(new)
+    assert open_store(path).content("s1") == "new"
