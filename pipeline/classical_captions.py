@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from pipeline.classical_objects import ClassicalDetector
 from pipeline.images import Image, SampleImages, luminance
+from pipeline.manifest import SHARPENING_TASKS
 from pipeline.records import Instances
 
 FloatArray = NDArray[np.float32]
@@ -41,8 +42,10 @@ _TASK_NAMES = {
     "pansharpening": "satellite scene",
     "hyper_multispectral": "remote sensing scene",
 }
+MOST_THINGS = 3
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_PLURALS = {"person": "people", "bright tissue": "bright tissues"}
+_PLURALS = {"person": "people"}
+_NOUNS = {"lesion": "unpaired spot"}  # what is measured; a caption should not sound like a diagnosis
 
 
 class ClassicalCaptioner:
@@ -61,14 +64,18 @@ class ClassicalCaptioner:
 
 def _caption(sample: SampleImages, found: Sequence[Instances]) -> str:
     task, roles = sample.sample.task, sample.sample.roles
-    sentences = [_scene(sample)]
-    for number, (role, image, instances) in enumerate(zip(roles, sample.images, found, strict=True)):
-        name = _source_name(role, roles[:number])
-        sentences.append(f"The {name} {_look(role, image)}.")
-        if task not in ("pansharpening", "hyper_multispectral", "multi_focus"):
-            sentences += [f"It shows {_things(instances, image.size)}."] if len(instances) else []
-    sentences.append(_comparison(sample))
-    return " ".join(sentence for sentence in sentences if sentence)
+    names = [_source_name(role, roles[:number]) for number, role in enumerate(roles)]
+    # What is seen comes first: encoders cut long captions.
+    shows = [
+        f"The {name} shows {_things(instances, sample.size)}."
+        for name, instances in zip(names, found, strict=True)
+        if len(instances) and task not in (*SHARPENING_TASKS, "multi_focus")
+    ]
+    looks = [
+        f"The {name} {_look(role, image)}."
+        for name, role, image in zip(names, roles, sample.images, strict=True)
+    ]
+    return " ".join([_scene(sample), *shows, *looks, _comparison(sample)])
 
 
 def _source_name(role: str, earlier: Sequence[str]) -> str:
@@ -139,7 +146,7 @@ def _look(role: str, image: Image) -> str:
         words.append(f"{image.pixels.shape[0]} bands that peak in band {brightest}")
         vegetation = _vegetation(image.pixels)
         words += [f"vegetation over {_share(vegetation)}"] if vegetation > 0.03 else []
-    if role in ("visible", "under", "over", "near", "far") and image.pixels.shape[0] == 3:
+    if role in ("under", "over", "near", "far") and image.pixels.shape[0] == 3:
         words.append(_colour(image.pixels))
     return ", ".join(words)
 
@@ -199,11 +206,12 @@ def _things(found: Instances, size: tuple[int, int]) -> str:
         counts[label, side, reach] += 1
     order = {"person": 0, "car": 1, "lamp": 2}
     ranked = sorted(counts.items(), key=lambda item: (order.get(item[0][0], 3), -item[1], item[0]))
-    phrases = [_phrase(count, label, side, reach) for (label, side, reach), count in ranked[:6]]
+    phrases = [_phrase(count, label, side, reach) for (label, side, reach), count in ranked[:MOST_THINGS]]
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def _phrase(count: int, label: str, side: str, reach: str) -> str:
+    label = _NOUNS.get(label, label)
     if count == 1:
         article = "an" if label[0] in "aeiou" else "a"
         number, noun = article, label
@@ -229,4 +237,4 @@ def _comparison(sample: SampleImages) -> str:
         if ratio < 1.15
         else f"The {_source_name(sharper, ())} holds more detail"
     )
-    return f"{detail}, and the sources {relation}."
+    return f"{detail}; the sources {relation}."
