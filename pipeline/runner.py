@@ -129,9 +129,7 @@ def run(stage: Stage, *, batch: int = BATCH, workers: int | None = None) -> Summ
         pending = [sample for sample in usable if store.content(sample.id) != content[sample.id]]
         changed = sum(store.is_done(sample.id) for sample in pending)
         if changed:
-            print(
-                f"{stage.name}: {changed} samples are computed again, because their files changed", flush=True
-            )
+            print(f"{stage.name}: {_samples(changed)} computed again, because files changed", flush=True)
         _compute_all(stage, store, pending, partial(_read, stage, before, workers), content, errors, batch)
     _write_errors(stage, errors)
     summary = Summary(
@@ -326,13 +324,18 @@ def _write_errors(stage: Stage, errors: Mapping[str, str]) -> None:
 def _report(stage: Stage, summary: Summary, errors: Mapping[str, str]) -> None:
     if summary.computed:
         rate = summary.computed / max(summary.seconds, 1e-9)
-        done = f"{summary.computed} samples in {summary.seconds:.1f} s ({rate:.1f}/s)"
+        done = f"{_samples(summary.computed)} in {summary.seconds:.1f} s ({rate:.1f}/s)"
         print(f"{stage.name}: {done}, {summary.current} were up to date", flush=True)
     elif not summary.failed:
-        print(f"{stage.name}: {summary.current} samples up to date", flush=True)
+        print(f"{stage.name}: {_samples(summary.current)} up to date", flush=True)
     if not errors:
         return
     for sample, message in list(errors.items())[:SHOWN_ERRORS]:
-        print(f"{stage.name}: sample {sample}: {message}", file=sys.stderr)
+        where = "" if f"'{sample}'" in message else f"sample '{sample}': "
+        print(f"{stage.name}: {where}{message}", file=sys.stderr)
     path = stage.path.with_name(f"{stage.name}-errors.csv")
-    print(f"{stage.name}: {len(errors)} of {summary.samples} samples failed, see {path}", file=sys.stderr)
+    print(f"{stage.name}: {len(errors)} of {_samples(summary.samples)} failed, see {path}", file=sys.stderr)
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
