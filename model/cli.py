@@ -33,9 +33,9 @@ class ColourChoice(StrEnum):
 
 @app.command()
 def train(
-    task: Annotated[str | None, typer.Option(help="Fusion task. [default: params.yaml train.task]")] = None,
+    task: Annotated[str | None, typer.Option(help="Fusion task. (default: params.yaml train.task)")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 is this one.")] = 0,
@@ -50,10 +50,10 @@ def train(
 @app.command()
 def evaluate(
     dataset: Annotated[
-        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Only this task. [default: all that have test samples]")
+        str | None, typer.Option(help="Only this task. (default: all that have test samples)")
     ] = None,
 ) -> None:
     """Measure the trained networks on a data set's test samples, beside simple rules."""
@@ -66,7 +66,7 @@ def evaluate(
 @app.command()
 def report(
     dataset: Annotated[
-        str | None, typer.Option(help="Data set. [default: params.yaml train.dataset]")
+        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
     ] = None,
 ) -> None:
     """Write the evaluation as one web page, reports/<dataset>/index.html."""
@@ -87,7 +87,7 @@ def fuse(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the data set.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Fusion task. [default: told by names or image facts]")
+        str | None, typer.Option(help="Fusion task. (default: told by names or image facts)")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Task id of known weights, or a .safetensors file.")
