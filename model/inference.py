@@ -116,8 +116,9 @@ def fuse(
     """Fuse the sources of one sample; returns float32 (C, H, W) in [0, 1] of the first source's size.
 
     ``sources``: paths, or arrays H x W, C x H x W or H x W x C (up to 4 bands last); integers are divided by
-    their type's maximum, floats lie in [0, 1]. Sharpening tasks fuse all bands of exactly the sources they
-    were trained on. The others fuse luminance; more sources than the network takes are folded in one after
+    their type's maximum, floats lie in [0, 1]. Sharpening tasks fuse all bands; where the low-resolution
+    source has more than the weights were trained on, groups of neighbouring bands are sharpened one after
+    the other. The others fuse luminance; more sources than the network takes are folded in one after
     the other. ``text``: features (T, 512); ``masks``: merged masks (c, H, W). ``colour``: ``ycbcr`` adds the
     sources' fused chrominance, ``rgb`` fuses R, G, B one by one, ``gray`` gives luminance, ``auto`` is
     ``ycbcr`` when a source is in colour.
@@ -131,7 +132,7 @@ def fuse(
     _check(images, fuser)
     guidance = _guidance(fuser, text, masks, images[0].shape[1:])
     if fuser.sharpening:
-        return _apply(fuser, images, guidance)
+        return _sharpen(fuser, images, guidance)
     coloured = [image for image in images if image.shape[0] == 3]
     if colour == "gray" or not coloured:
         return _fold(fuser, [luminance(image)[None] for image in images], guidance)
@@ -164,7 +165,11 @@ def _check(images: Sequence[FloatArray], fuser: Fuser) -> None:
     wanted = fuser.network.config.in_channels
     if fuser.sharpening:
         bands = tuple(image.shape[0] for image in images)
-        if bands != wanted:
+        base = fuser.network.config.base
+        if len(bands) != len(wanted) or any(
+            have < want or (have > want and place != base)
+            for place, (have, want) in enumerate(zip(bands, wanted, strict=True))
+        ):
             raise InputError(
                 f"{fuser.path}: trained for {fuser.task} of {wanted} bands, these sources have {bands}; "
                 "give the sources in that order or train weights for them"
@@ -203,6 +208,19 @@ def _guidance(
             )
         channels = mask_channels(masks)[None].to(fuser.device)
     return features, length, channels
+
+
+def _sharpen(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
+    """Sharpen all bands; more than the network was trained for go through it in groups of neighbours."""
+    base, count = fuser.network.config.base, fuser.network.config.out_channels
+    assert base is not None
+    bands = images[base].shape[0]
+    fused = np.empty((bands, *images[0].shape[1:]), dtype=np.float32)
+    for start in range(0, bands, count):
+        group = slice(min(start, bands - count), min(start, bands - count) + count)
+        inputs = [*images[:base], images[base][group], *images[base + 1 :]]
+        fused[group] = _apply(fuser, inputs, guidance)
+    return fused
 
 
 def _fold(fuser: Fuser, planes: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,7 @@ def captions(dataset: DatasetOption) -> None:
         from pipeline.captions import run as run_captions
         from pipeline.config import load_pipeline
 
-        _finish(run_captions(load_pipeline(), dataset))
+        _finish([run_captions(load_pipeline(), dataset)])
 
 
 @app.command()
@@ -76,7 +77,7 @@ def texts(dataset: DatasetOption) -> None:
         from pipeline.config import load_pipeline
         from pipeline.texts import run as run_texts
 
-        _finish(run_texts(load_pipeline(), dataset))
+        _finish([run_texts(load_pipeline(), dataset)])
 
 
 @app.command()
@@ -86,7 +87,7 @@ def boxes(dataset: DatasetOption) -> None:
         from pipeline.boxes import run as run_boxes
         from pipeline.config import load_pipeline
 
-        _finish(run_boxes(load_pipeline(), dataset))
+        _finish([run_boxes(load_pipeline(), dataset)])
 
 
 @app.command()
@@ -96,7 +97,7 @@ def masks(dataset: DatasetOption) -> None:
         from pipeline.config import load_pipeline
         from pipeline.masks import run as run_masks
 
-        _finish(run_masks(load_pipeline(), dataset))
+        _finish([run_masks(load_pipeline(), dataset)])
 
 
 @app.command()
@@ -106,7 +107,7 @@ def merge(dataset: DatasetOption) -> None:
         from pipeline.config import load_pipeline
         from pipeline.merge import run as run_merge
 
-        _finish(run_merge(load_pipeline(), dataset))
+        _finish([run_merge(load_pipeline(), dataset)])
 
 
 @app.command()
@@ -117,8 +118,7 @@ def guidance(dataset: DatasetOption) -> None:
         from pipeline.guidance import run_guidance
 
         summaries = run_guidance(load_pipeline(), dataset)
-    if any(summary.failed for summary in summaries):
-        raise typer.Exit(1)
+    _finish(summaries)
 
 
 @app.command()
@@ -139,10 +139,10 @@ def inspect(
     typer.echo(str(path))
 
 
-def _finish(summary: Summary) -> None:
-    """Exit 1 when samples failed; they are listed in the stage's errors file."""
-    if summary.failed:
-        raise typer.Exit(1)
+def _finish(summaries: Sequence[Summary]) -> None:
+    """Exit 1 when samples failed (they are listed in the stage's errors file), 2 when no sample is left."""
+    if any(summary.failed for summary in summaries):
+        raise typer.Exit(2 if any(summary.failed == summary.samples for summary in summaries) else 1)
 
 
 def main() -> None:

@@ -141,17 +141,18 @@ def test_manifest_without_a_common_name(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "unreadable", "size"])
 def test_a_bad_image_is_named_and_the_others_are_done(mine: Workspace, damage: str) -> None:
-    bad = mine.path / "my_images" / "infrared" / "b.png"
-    if damage == "missing":
-        bad.unlink()
-    elif damage == "unreadable":
-        bad.write_text("no image")
-    else:
-        Image.fromarray(np.zeros((10, 10), np.uint8)).save(bad)
-    result = mine.run(*PIPELINE, "captions", "--dataset", "mine", check=False)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert "b.png" in result.stderr + result.stdout or "sample b" in result.stderr + result.stdout
+    bad = [mine.path / "my_images" / "infrared" / f"{stem}.png" for stem in "ba"]
+    for still_good, path in ((1, bad[0]), (0, bad[1])):
+        if damage == "missing":
+            path.unlink()
+        elif damage == "unreadable":
+            path.write_text("no image")
+        else:
+            Image.fromarray(np.zeros((10, 10), np.uint8)).save(path)
+        result = mine.run(*PIPELINE, "captions", "--dataset", "mine", check=False)
+        assert result.returncode == (1 if still_good else 2), result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+        assert path.name in result.stderr + result.stdout
 
 
 def test_a_corrupted_store_is_named(mine: Workspace) -> None:

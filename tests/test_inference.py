@@ -99,6 +99,15 @@ def test_sharpening_takes_all_bands(sharpener: Fuser) -> None:
         fuse([small, pan], sharpener)
 
 
+def test_more_bands_than_trained_for_are_sharpened_in_groups(sharpener: Fuser) -> None:
+    pan, small = scene(1, 1, 32, 32), scene(2, 6, 8, 8)
+    fused = fuse([pan, small], sharpener)
+    assert np.array_equal(fused[:2], fuse([pan, small[:4]], sharpener)[:2])
+    assert np.array_equal(fused[2:], fuse([pan, small[2:]], sharpener))
+    with pytest.raises(InputError, match="bands"):
+        fuse([pan, small[:3]], sharpener)
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
