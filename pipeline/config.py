@@ -51,7 +51,7 @@ class TextsConfig:
     """``max_tokens``: longer captions are cut; features are ``TEXT_WIDTH`` wide whatever the backend."""
 
     backend: Literal["classical", "t5"] = "classical"
-    max_tokens: int = Field(default=64, ge=1, le=512)
+    max_tokens: int = Field(default=128, ge=1, le=512)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -59,7 +59,7 @@ class BoxesConfig:
     """``threshold``: detector score below which a box is dropped; ``max_boxes`` per source, best first."""
 
     backend: Literal["classical", "groundingdino", "transformers"] = "classical"
-    threshold: float = Field(default=0.30, ge=0, le=1)
+    threshold: float = Field(default=0.40, ge=0, le=1)
     max_boxes: int = Field(default=32, ge=1, le=64)
 
 
