@@ -277,9 +277,9 @@ def prepare_store(
         return old, ""
     with full_disk_explained(path):
         new = _create(path, kind, list(content), config, fingerprint, upstream, sizes)
-        kept = [sample for sample in new.ids if content[sample] and old.content(sample) == content[sample]]
+        kept = {sample for sample in new.ids if content[sample] and old.content(sample) == content[sample]}
         for start in range(0, len(new.ids), new.rows):
-            block = [sample for sample in new.ids[start : start + new.rows] if sample in set(kept)]
+            block = [sample for sample in new.ids[start : start + new.rows] if sample in kept]
             if block:
                 new._put(
                     {new.row(sample): old._row(old.row(sample)) for sample in block},
