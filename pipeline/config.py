@@ -184,6 +184,7 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     """
     read_params(path)
     yaml = YAML()
+    yaml.width = 10_000  # lines stay as they are
     params = yaml.load(path)
     if name in params["datasets"]:
         root = params["datasets"][name].get("root")

@@ -88,16 +88,15 @@ def test_registering_keeps_comments_and_other_data_sets(tmp_path: Path) -> None:
     path.write_text(PARAMS.read_text())
     mine = DatasetConfig(manifest="data_manifests/mine.csv", root="pictures")
     assert register_dataset("mine", mine, path)
-    added = set(path.read_text().splitlines()) - set(PARAMS.read_text().splitlines())
-    removed = {
-        line.split("#")[0].strip()
-        for line in set(PARAMS.read_text().splitlines()) - set(path.read_text().splitlines())
-    }
-    assert {line.strip().split(":")[0] for line in added} >= {"mine", "manifest", "root", "masks"}
-    assert (
-        YAML(typ="safe").load(path)["datasets"]["demo"] == YAML(typ="safe").load(PARAMS)["datasets"]["demo"]
-    )
-    assert all(word in path.read_text() for line in removed for word in line.split()), "a line was lost"
+    before, after = PARAMS.read_text().splitlines(), path.read_text().splitlines()
+    assert [
+        line for line in after if line.split("#")[0].split() not in [b.split("#")[0].split() for b in before]
+    ] == [
+        "  mine:",
+        "    manifest: data_manifests/mine.csv",
+        "    root: pictures",
+        "    masks: auto",
+    ]
     assert "# Every value that can change a result" in path.read_text()
     assert load_pipeline(path).dataset("mine") == mine
     assert not register_dataset("mine", mine, path)
