@@ -80,17 +80,17 @@ class TrainConfig:
 
     dataset: str = "demo"
     task: str = "visible_infrared"
-    steps: int = Field(default=110, ge=1)
+    steps: int = Field(default=60, ge=1)
     batch: int = Field(default=4, ge=1)
     crop: int = Field(default=64, ge=8)
-    lr: float = Field(default=6e-3, gt=0)
+    lr: float = Field(default=4e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=10, ge=0)
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.95, ge=0, lt=1)
     text_dropout: float = Field(default=0.25, ge=0, le=1)
     mask_dropout: float = Field(default=0.25, ge=0, le=1)
-    validate_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=40, ge=1)
     seed: int = 0
 
 
