@@ -34,8 +34,8 @@ class ModelConfig:
     """
 
     width: int = Field(default=16, ge=4)
-    encoder_depths: tuple[int, ...] = Field(default=(1, 1, 1), min_length=1)
-    decoder_depths: tuple[int, ...] = (1, 1)
+    encoder_depths: tuple[int, ...] = Field(default=(1, 1), min_length=1)
+    decoder_depths: tuple[int, ...] = (1,)
     channel_ratio: float = Field(default=2.0, gt=0)
     scan: Literal[1, 2, 3] = 1
     guidance: Literal["both", "text", "masks", "none"] = "both"

@@ -49,7 +49,7 @@ def test_a_wrong_pipeline_parameter_is_named(
     [
         (["train", "stps"], 3, "unknown key 'train.stps'. Did you mean 'steps'?"),
         (["model", "scan"], 4, "'model.scan' is 4"),
-        (["model", "decoder_depths"], [1], "one level fewer"),
+        (["model", "decoder_depths"], [1, 1], "one level fewer"),
         (["tasks", "pansharpening"], {"modl": {}}, "Did you mean 'model'?"),
         (["tasks", "pansharpening"], {"model": {"widht": 8}}, "Did you mean 'width'?"),
         (["tasks", "pansharpenin"], {}, "Did you mean 'pansharpening'?"),
