@@ -1,7 +1,7 @@
 """Measure a data set's trained networks on its test samples, beside the same weights unguided and rules.
 
 Everything is written under reports/<dataset>/: `fused/` with one image per sample, `samples.csv` with one row
-per sample and method, `metrics.json` with the means for `dvc metrics show`.
+per sample and method, `metrics.json` with all means, `metrics/<task>.json` for `dvc metrics show`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def summary(task: str, rows: Sequence[Row]) -> Table:
 
 
 def write_results(folder: Path, rows: Sequence[Row]) -> None:
-    """Write samples.csv and metrics.json, each beside and renamed."""
+    """Write samples.csv, metrics.json (task -> method -> metric) and metrics/<task>.json, the network's own
+    means: one small file per task makes `dvc metrics show` one row per task. Each is renamed into place.
+    """
     used = {name for row in rows for name in row.values}
     columns = [name for name in (*DIRECTIONS, EFFECT) if name in used]
     buffer = io.StringIO(newline="")
@@ -113,9 +115,15 @@ def write_results(folder: Path, rows: Sequence[Row]) -> None:
         }
         for task, methods in means(rows).items()
     }
-    text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
     write_atomically(folder / "samples.csv", lambda path: path.write_text(buffer.getvalue()))
-    write_atomically(folder / "metrics.json", lambda path: path.write_text(text))
+    _write_json(folder / "metrics.json", finite)
+    for task, methods in finite.items():
+        _write_json(folder / "metrics" / f"{task}.json", methods[GUIDED])
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def read_results(folder: Path) -> list[Row]:

@@ -100,6 +100,8 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
     assert figures["multi_focus"]["average"]["Qabf"] == pytest.approx(
         values["a", "average"]["Qabf"], abs=1e-6
     )
+    own = json.loads((folder / "metrics" / "multi_focus.json").read_text())
+    assert own == figures["multi_focus"]["rwkvfusion"]
     assert "Qabf ↑" in terminal.getvalue()
     assert "2 of 2 samples have no guidance stored" in terminal.getvalue()
     assert not list(tiny.rglob("*.tmp"))

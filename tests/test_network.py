@@ -16,7 +16,8 @@ T, D, MASKS = 7, 12, 20
 def network(seed: int = 0, **values: object) -> RWKVFusion:
     """A small network with random weights everywhere, also in the head that starts at zero."""
     torch.manual_seed(seed)
-    values = {"width": 4, "text_width": D, "encoder_depths": (2, 1, 1), **values}
+    depths = {"encoder_depths": (2, 1, 1), "decoder_depths": (1, 1)}
+    values = {"width": 4, "text_width": D, **depths, **values}
     net = RWKVFusion(ModelConfig(**values))  # type: ignore[arg-type]
     nn.init.normal_(net.head.weight, std=0.2)
     return net.eval()
