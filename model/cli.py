@@ -5,7 +5,9 @@ Torch is imported inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +33,23 @@ class ColourChoice(StrEnum):
     gray = "gray"
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep large blocks that are freed for the next use.
+
+    Otherwise the system clears new pages for every intermediate result, which took a third of the time of
+    640x480 images and half of larger ones. The limits keep the peak within a quarter more. Only glibc does it.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, 256 * 2**20)
+        libc.mallopt(_TRIM_THRESHOLD, 1024 * 2**20)
+
+
 @app.command()
 def train(
     task: Annotated[str | None, typer.Option(help="Fusion task. (default: params.yaml train.task)")] = None,
@@ -44,6 +63,7 @@ def train(
     with exit_on_error():
         from model.train import train as run
 
+        _keep_freed_memory()
         run(dataset, task, device=device, workers=workers)
 
 
@@ -60,6 +80,7 @@ def evaluate(
     with exit_on_error():
         from model.evaluate import evaluate as run
 
+        _keep_freed_memory()
         run(_dataset(dataset), None if task is None else [task])
 
 
@@ -103,6 +124,7 @@ def fuse(
         from model.fusing import run_jobs
         from model.jobs import jobs_of_paths, jobs_of_samples
 
+        _keep_freed_memory()
         if (dataset is None) == (not sources):
             raise InputError("give either two or more images (or folders) or --dataset")
         if dataset is None:
