@@ -270,14 +270,16 @@ def luminance(pixels: FloatArray) -> FloatArray:
 def display(pixels: FloatArray) -> NDArray[np.uint8]:
     """(C, H, W) -> uint8 (H, W, 3) to look at.
 
-    Grey and RGB are shown as they are. Other images show three bands (the 3rd, 2nd, 1st of up to eight
-    satellite bands, else three spread over the spectrum), each stretched between its 1st and 99th percentile.
+    Grey and RGB are shown as they are. Other images show three bands, each stretched between its 1st and 99th
+    percentile: red, green and blue of four bands (B, G, R, near infrared) or eight (WorldView-2 and -3), else
+    three spread over the spectrum.
     """
     bands = pixels.shape[0]
     if bands == 1:
         pixels = np.repeat(pixels, 3, axis=0)
     elif bands != 3:
-        chosen = [2, 1, 0] if 4 <= bands <= 8 else [bands * 3 // 4, bands // 2, bands // 6]
+        spread = [bands * 3 // 4, bands // 2, bands // 6]
+        chosen = {4: [2, 1, 0], 8: [4, 2, 1]}.get(bands, spread)
         pixels = pixels[chosen]
         low = np.percentile(pixels, 1, axis=(1, 2), keepdims=True)
         high = np.percentile(pixels, 99, axis=(1, 2), keepdims=True)

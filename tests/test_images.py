@@ -167,6 +167,16 @@ def test_luminance_is_bt601_for_colour_and_the_mean_otherwise() -> None:
     np.testing.assert_allclose(luminance(pixels[:2]), 0.75)
 
 
+@pytest.mark.parametrize(("bands", "red", "blue"), [(4, 2, 0), (8, 4, 1)])
+def test_satellite_bands_are_shown_in_their_colours(bands: int, red: int, blue: int) -> None:
+    """QuickBird's bands are B, G, R, near infrared; WorldView's red is the fifth, its blue the second."""
+    pixels = np.zeros((bands, 10, 10), np.float32)
+    pixels[red, :5], pixels[blue, 5:] = 1, 1
+    shown = display(pixels)
+    assert shown[0, 0].tolist() == [255, 0, 0]
+    assert shown[9, 0].tolist() == [0, 0, 255]
+
+
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 8, 31, 102])
 def test_anything_can_be_displayed(bands: int) -> None:
     shown = display(np.random.default_rng(0).random((bands, 9, 7), dtype=np.float32))
