@@ -40,7 +40,7 @@ def _keep_freed_memory() -> None:
     """Have the C library keep large blocks that are freed for the next use.
 
     Otherwise the system clears new pages for every intermediate result, which took a third of the time of
-    640x480 images and half of larger ones. The limits keep the peak within a quarter more. Only glibc does it.
+    640x480 images and half of larger ones. The limits add up to a quarter to the peak. Only glibc does it.
     """
     if sys.platform != "linux":
         return
@@ -149,7 +149,7 @@ def fuse(
         left_out = f", {len(unmatched)} without a partner" if unmatched else ""
         typer.echo(f"{outcome.fused} fused, {outcome.skipped} skipped, {outcome.failed} failed{left_out}")
     if outcome.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if outcome.fused or outcome.skipped else 2)
 
 
 def _dataset(name: str | None) -> str:

@@ -1,8 +1,8 @@
 """Fuse images of any size with trained weights, in colour, never stretched.
 
-One sample is fused at a time, so its result does not depend on its neighbours. Memory grows with the area: about
-1.7 GiB per megapixel for a network of three levels on the CPU (2.4 in `rwkvfusion fuse`, which trades memory for
-time), beside 0.5 GiB for the libraries.
+One sample is fused at a time, so its result does not depend on its neighbours. Memory grows with the area:
+about 1.7 GiB per megapixel for a network of three levels on the CPU (2.4 in `rwkvfusion fuse`, which trades
+memory for time), beside 0.5 GiB for the libraries.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def exit_on_error() -> Iterator[None]:
     """Turn expected failures into a line on stderr and an exit code; anything else is a bug and keeps its
     traceback.
 
-    2: bad input, full disk, missing permission. 130: interrupted (work that was finished is kept).
+    2: bad input, full disk, missing permission, impossible path. 130: interrupted (finished work is kept).
     """
     try:
         yield
@@ -30,6 +30,10 @@ def exit_on_error() -> Iterator[None]:
             _fail(f"no space left on the disk{_place(error)}; free some, then run the same command again", 2)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             _fail(f"{error.strerror}{_place(error)}; change the permissions or write to another folder", 2)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
+            _fail(
+                f"{error.strerror}{_place(error)}; nothing can be read or written there, give another path", 2
+            )
         raise
 
 

@@ -97,6 +97,9 @@ def _decode(path: Path, file: Path, suffix: str) -> NDArray[np.generic]:
             np.moveaxis(array, 0, -1) if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) else array
         )
     with PillowImage.open(file) as opened:
+        # Cameras put a preview beside the picture into one file (MPO); there the first one is meant.
+        if opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1:
+            raise InputError(f"{path}: is an animation; save the one frame to fuse as a file of its own")
         opened.load()
         image: PillowImage.Image = opened
         if image.mode in ("P", "PA"):
@@ -210,6 +213,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not tell, and nobody knows the temporary name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -169,12 +169,22 @@ def test_an_input_is_never_overwritten(project: Path, link: bool) -> None:
         (["--dataset", "tiny", "a.png", "b.png", "-o", "x"], "either"),
         (["a.png", "b.png", "-o", "x.png", "--split", "test"], "--split selects from a data set"),
         (["-o", "x"], "either"),
+        (["a.png", "b.png", "-o", "b.png/x.png", "--task", "medical"], r"\(b.png\).*give another path"),
+        (["data/visible", "data/infrared", "-o", "a.txt"], "give another path"),
+        (["data/visible", "data/empty", "-o", "x"], "no file name occurs in all of"),
+        (["a.png", "animated.png", "-o", "x.png", "--task", "medical"], "animated.png: is an animation"),
+        (["a.png", "text.gif", "-o", "x.png", "--task", "medical"], "'.gif' is not a supported"),
     ],
 )
 def test_mistakes_give_one_line_and_exit_code_2(project: Path, arguments: list[str], message: str) -> None:
     for name, size in (("a", (16, 16)), ("b", (16, 16)), ("c", (16, 20))):
         write_image(project / f"{name}.png", scene(1, 1, *size))
     (project / "broken.png").write_bytes(b"not an image")
+    (project / "text.gif").write_bytes(b"GIF89a")
+    (project / "a.txt").write_text("a file")
+    (project / "data" / "empty").mkdir()
+    frames = [Image.new("L", (16, 16), grey) for grey in (0, 200)]
+    frames[0].save(project / "animated.png", "GIF", save_all=True, append_images=frames[1:])
     code, said = fuse(*arguments)
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert code == 2
@@ -256,7 +266,7 @@ def test_interrupt_keeps_finished_images_and_ends_with_130(project: Path) -> Non
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not Path("out").exists():
+    while time.monotonic() < deadline and not list(Path("out").glob("*.png")):
         time.sleep(0.002)
     process.send_signal(2)
     _, errors = process.communicate(timeout=60)
