@@ -65,8 +65,12 @@ class Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A copy of the code, parameters, manifests and DVC files, without git, data or results."""
-    path = tmp_path / "project"
+    """A copy of the project for one test."""
+    return scratch_copy(tmp_path / "project")
+
+
+def scratch_copy(path: Path) -> Workspace:
+    """Copy the code, parameters, manifests and DVC files, without git, data or results, to a new folder."""
     path.mkdir()
     for folder in ("pipeline", "model", "cuda", "data_manifests"):
         if (ROOT / folder).is_dir():

@@ -107,7 +107,7 @@ def _stores(root: Path, samples: list[Sample]) -> None:
     merged.write(records, content)
 
 
-def make_weights(path: Path, task: str, seed: int = 0) -> Path:
+def make_weights(path: Path, task: str, seed: int = 0, head: float = 0.02) -> Path:
     """Write weights of an untrained network whose head is not zero: its result depends on everything."""
     torch.manual_seed(seed)
     sharpening = task == "pansharpening"
@@ -120,7 +120,7 @@ def make_weights(path: Path, task: str, seed: int = 0) -> Path:
         base=1 if sharpening else None,
     )
     network = RWKVFusion(config)
-    torch.nn.init.normal_(network.head.weight, std=0.02)
+    torch.nn.init.normal_(network.head.weight, std=head)
     content = save(network.state_dict())
     record = {
         "format": 1,
