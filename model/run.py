@@ -27,7 +27,10 @@ from pipeline.images import write_atomically
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
 FORMAT = 1
-TRAINING_CODE = ("bi_wkv", "bi_wkv_cpu", "scan", "blocks", "network", "losses", "data", "train")
+TRAINING_CODE = (
+    *("bi_wkv", "bi_wkv_cpu", "selective_scan", "scan", "windows", "spatial_mix", "operators"),
+    *("blocks", "fusion_variants", "network", "losses", "data", "train"),
+)
 
 
 @dataclass(frozen=True)
