@@ -123,11 +123,12 @@ class VMamba(SpatialMix):
 
     def operate(self, sequence: Tensor, layout: Layout) -> Tensor:
         value = F.silu(self.value(sequence))
-        step = F.softplus(self.key(sequence).float() + self.step_bias)
+        wide = torch.promote_types(value.dtype, torch.float32)
+        step = F.softplus(self.key(sequence).to(wide) + self.step_bias)
         if layout.absent is not None:
             step = step.masked_fill(layout.absent[..., None], 0.0)
-        enter, leave = self.state_in_out(value).float().chunk(2, dim=-1)
-        states = selective_scan(value.float(), step, self.log_rate.exp(), enter, leave)
+        enter, leave = self.state_in_out(value).to(wide).chunk(2, dim=-1)
+        states = selective_scan(value.to(wide), step, self.log_rate.exp(), enter, leave)
         mixed = states.to(value.dtype) + self.direct * value
         return mixed * F.silu(self.receptance(sequence))
 
