@@ -40,6 +40,7 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 _CHUNK = 32  # tokens: keeps the working set in cache, and the error of the repeated decay below 32 * 2^-25
+_FLOAT32_EXPONENT = 56.0  # with shifted keys float32 has room for decays and bonuses up to e^56
 _INLINE_ELEMENTS = 1 << 15  # smaller inputs are not worth waking a thread
 
 
@@ -122,7 +123,6 @@ def summarise(
     k: np.ndarray,
     v: np.ndarray,
     decay: np.ndarray,
-    size: int,
     tops: np.ndarray,
     sums: np.ndarray,
     first: int,
@@ -134,10 +134,10 @@ def summarise(
     """
     length, channels = k.shape[1:]
     chunks = tops.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
+        begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
         top = tops[b, m]
         top[0] = -1e30  # not -inf: a chunk of absent tokens must sum to 0, not to NaN
         top[1] = 0
@@ -167,7 +167,7 @@ def rebase(tops: np.ndarray, top: np.ndarray, sums: np.ndarray) -> None:
 
 
 @njit(**_OPTIONS)
-def carry(w: np.ndarray, length: int, size: int, sums: np.ndarray) -> None:
+def carry(w: np.ndarray, length: int, sums: np.ndarray) -> None:
     """Phase 2, in place: sums (B, N, 2, 2 C) of single chunks become the states that enter each chunk."""
     batch, chunks, _, width = sums.shape
     channels = width // 2
@@ -179,7 +179,7 @@ def carry(w: np.ndarray, length: int, size: int, sums: np.ndarray) -> None:
             for step in range(chunks):
                 m = step if side == 0 else chunks - 1 - step
                 if step < 2 or step == chunks - 1:  # the last chunk may be shorter
-                    tokens = min(size, length - m * size)
+                    tokens = min(_CHUNK, length - m * _CHUNK)
                     for c in range(width):
                         leap[c] = math.exp(-w[b, c % channels] * tokens / length)
                 row = sums[b, m, side]
@@ -191,17 +191,17 @@ def carry(w: np.ndarray, length: int, size: int, sums: np.ndarray) -> None:
 
 @njit(**_OPTIONS)
 def scan(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
+    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, top: np.ndarray,
     carries: np.ndarray, y: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (C,), top (B, 2, C) largest key, its value."""
+    """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (B, C), top (B, 2, C) largest key, its value."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
     left, right = np.empty_like(rows), np.empty_like(rows)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
+        begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
         n = end - begin
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
         left[0] = carries[b, m, 0]
@@ -210,8 +210,8 @@ def scan(
         for j in range(n):
             out, row, before, after = y[b, begin + j], rows[j], left[j], right[j]
             for c in range(channels):
-                out[c] = top[b, 1, c] + (before[c] + after[c] + bonus[c] * row[c]) / (
-                    before[channels + c] + after[channels + c] + bonus[c] * row[channels + c]
+                out[c] = top[b, 1, c] + (before[c] + after[c] + bonus[b, c] * row[c]) / (
+                    before[channels + c] + after[channels + c] + bonus[b, c] * row[channels + c]
                 )
 
 
@@ -238,48 +238,48 @@ def _grad_rows(
 
 @njit(**_OPTIONS)
 def summarise_grad(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
+    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, top: np.ndarray,
     carries: np.ndarray, grad: np.ndarray, sums: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
     """Backward phase 1: summaries of p and q, shaped as in `summarise`."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
     left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
+        begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
         n = end - begin
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
         left[0] = carries[b, m, 0]
         right[n - 1] = carries[b, m, 1]
         _scan_rows(rows, n, decay[b], left, right)
-        _grad_rows(rows, left, right, bonus, grad[b, begin:end], pq)
+        _grad_rows(rows, left, right, bonus[b], grad[b, begin:end], pq)
         _reduce(pq, n, decay[b], sums[b, m, 0], sums[b, m, 1])
 
 
 @njit(**_OPTIONS)
 def scan_grad(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
+    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, top: np.ndarray,
     carries: np.ndarray, grad: np.ndarray, grad_carries: np.ndarray, dk: np.ndarray, dv: np.ndarray,
     dw: np.ndarray, du: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
     """Backward phase 3: dk, dv (B, L, C); dw, du (B, N, C), a partial sum per chunk (dw lacks its -λ/L)."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
     left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
     pq_left, pq_right = np.empty_like(rows), np.empty_like(rows)
     spread = np.empty(2 * channels, k.dtype)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
+        begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
         n = end - begin
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
         left[0] = carries[b, m, 0]
         right[n - 1] = carries[b, m, 1]
         _scan_rows(rows, n, decay[b], left, right)
-        _grad_rows(rows, left, right, bonus, grad[b, begin:end], pq)
+        _grad_rows(rows, left, right, bonus[b], grad[b, begin:end], pq)
         pq_left[0] = grad_carries[b, m, 0]
         pq_right[n - 1] = grad_carries[b, m, 1]
         _scan_rows(pq, n, decay[b], pq_left, pq_right)
@@ -294,13 +294,13 @@ def scan_grad(
                 spread[c] = gone[c] + coming[c]
             for half in range(2):
                 for c in range(channels):
-                    spread[half * channels + c] += bonus[c] * terms[half * channels + c]
+                    spread[half * channels + c] += bonus[b, c] * terms[half * channels + c]
             for c in range(channels):
                 dvalue[c] = row[channels + c] * spread[c]
             for c in range(channels):
                 dkey[c] = row[c] * spread[c] + row[channels + c] * spread[channels + c]
             for c in range(channels):
-                du_chunk[c] += bonus[c] * (row[c] * terms[c] + row[channels + c] * terms[channels + c])
+                du_chunk[c] += bonus[b, c] * (row[c] * terms[c] + row[channels + c] * terms[channels + c])
             # Every state meets the gradients on the far side of its token: eq. 7 seen from the decay.
             for c in range(channels):
                 dw_chunk[c] += coming[c] * before[c] + coming[channels + c] * before[channels + c]
@@ -330,61 +330,65 @@ def _share(kernel: Callable[..., None], jobs: int, elements: int, *arguments: An
         task.result()
 
 
-def _chunk_size(length: int, channels: int) -> int:
-    return min(length, _CHUNK)
+def _exceeds_float32(w: Tensor, u: Tensor) -> bool:
+    return bool(((w.abs() + u.clamp(min=0)).amax() > _FLOAT32_EXPONENT) | (u.amin() < -_FLOAT32_EXPONENT))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _decay(w: Tensor, length: int, dtype: np.dtype) -> np.ndarray:
+def _decay(w: Tensor, length: int, dtype: torch.dtype) -> np.ndarray:
     decay = torch.exp(w.double() / -length)
-    return torch.cat([decay, decay], dim=-1).numpy().astype(dtype)
+    return _array(torch.cat([decay, decay], dim=-1).to(dtype))
 
 
 def carries_shape(batch: int, length: int, channels: int) -> tuple[int, int, int, int]:
     """Of the states kept for the backward pass: two scans of 2 C numbers entering every chunk."""
-    return batch, -(-length // _chunk_size(length, channels)), 2, 2 * channels
+    return batch, -(-length // _CHUNK), 2, 2 * channels
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and the heaviest token (B, 2, C).
 
-    w (B, C), u (C,), k and v (B, L, C): float32 or float64, all of one dtype.
+    w and u (B, C), float64 for float64 keys and else float32; k and v (B, L, C).
     """
+    given, kept, sums = k.dtype, w.dtype, torch.float64 if _exceeds_float32(w, u) else w.dtype
+    w, u, k, v = (x.to(sums) for x in (w, u, k, v))
     batch, length, channels = k.shape
-    size = _chunk_size(length, channels)
-    chunks = -(-length // size)
-    keys, values, w64 = _array(k), _array(v), _array(w.double())
-    decay, bonus = _decay(w, length, keys.dtype), _array(u.exp())
-    y = torch.empty(k.shape, dtype=k.dtype)
-    carries = torch.empty((batch, chunks, 2, 2 * channels), dtype=k.dtype)
+    carries = torch.empty(carries_shape(*k.shape), dtype=sums)
+    chunks = carries.shape[1]
+    keys, values, decay, bonus = _array(k), _array(v), _decay(w, length, sums), _array(u.exp())
+    y = torch.empty(k.shape, dtype=sums)
     tops = np.empty((batch, chunks, 2, channels), keys.dtype)
-    _share(summarise, batch * chunks, k.numel(), keys, values, decay, size, tops, carries.numpy())
+    _share(summarise, batch * chunks, k.numel(), keys, values, decay, tops, carries.numpy())
     heaviest = tops[:, :, 0].argmax(axis=1)[:, None, None]
     top = np.take_along_axis(tops, heaviest, axis=1)[:, 0]
     rebase(tops, top, carries.numpy())
-    carry(w64, length, size, carries.numpy())
-    _share(scan, batch * chunks, k.numel(), keys, values, decay, bonus, size, top, carries.numpy(), y.numpy())
-    return y, carries, torch.from_numpy(top)
+    carry(_array(w.double()), length, carries.numpy())
+    _share(scan, batch * chunks, k.numel(), keys, values, decay, bonus, top, carries.numpy(), y.numpy())
+    return y.to(given), carries.to(kept), torch.from_numpy(top).to(kept)
 
 
 def backward(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for w (B, C), u (C,), k and v, from the gradient of y and what `forward` kept."""
+    """Gradients for w and u (B, C), k and v, from the gradient of y and what `forward` kept."""
+    given, kept = k.dtype, w.dtype
+    if kept != torch.float64 and _exceeds_float32(w, u):  # what was kept has too few digits and too little range
+        w, u, k, v = (x.double() for x in (w, u, k, v))
+        _, carries, top = forward(w, u, k, v)
+    grad, k, v = (x.to(w.dtype) for x in (grad, k, v))
     batch, length, channels = k.shape
-    size = _chunk_size(length, channels)
     chunks = carries.shape[1]
-    decay, bonus = _decay(w, length, _array(k[:0]).dtype), _array(u.exp())
-    shared = (_array(k), _array(v), decay, bonus, size, _array(top), _array(carries), _array(grad))
+    decay, bonus = _decay(w, length, w.dtype), _array(u.exp())
+    shared = (_array(k), _array(v), decay, bonus, _array(top), _array(carries), _array(grad))
     sums = np.empty(carries.shape, shared[0].dtype)
     _share(summarise_grad, batch * chunks, k.numel(), *shared, sums)
-    carry(_array(w.double()), length, size, sums)
+    carry(_array(w.double()), length, sums)
     dk, dv = torch.empty(k.shape, dtype=k.dtype), torch.empty(k.shape, dtype=k.dtype)
     parts = np.empty((2, batch, chunks, channels), sums.dtype)
     _share(scan_grad, batch * chunks, k.numel(), *shared, sums, dk.numpy(), dv.numpy(), parts[0], parts[1])
     dw, du = torch.from_numpy(parts.sum(axis=2, dtype=np.float64))
     dw = dw * torch.exp(w.double() / -length) / -length
-    return dw.to(w.dtype), du.sum(0).to(u.dtype), dk, dv
+    return dw.to(kept), du.to(kept), dk.to(given), dv.to(given)

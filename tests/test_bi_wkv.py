@@ -152,7 +152,7 @@ def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch, length: int, 
     monkeypatch.setattr(bi_wkv_cpu.torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
     w, u, k, v = draw(2, length, 5)
-    w = w.expand(2, -1)
+    w, u = w.expand(2, -1), u.expand(2, -1)
     y, carries, top = bi_wkv_cpu.forward(w, u, k, v)
     for result in (y, *bi_wkv_cpu.backward(torch.ones_like(k), w, u, k, v, carries, top)):
         assert torch.isfinite(result).all()
@@ -183,13 +183,13 @@ def test_empty_batch(kernel: str) -> None:
 
 def test_the_custom_operator_is_registered_correctly() -> None:
     w, u, k, v = draw(2, 40, 4)
-    inputs = tuple(x.requires_grad_() for x in (w.expand(2, -1).clone(), u, k, v))
+    inputs = tuple(x.requires_grad_() for x in (w.expand(2, -1).clone(), u.expand(2, -1).clone(), k, v))
     torch.library.opcheck(torch.ops.rwkvfusion.bi_wkv, inputs)
 
 
 def test_unknown_kernel_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RWKVFUSION_KERNEL", "fast")
-    with pytest.raises(ValueError, match="auto, cpu, reference"):
+    with pytest.raises(ValueError, match="auto, cuda, cpu, reference"):
         bi_wkv(*draw(1, 4, 2))
 
 
