@@ -3,9 +3,9 @@
     python benchmarks/network.py [--preset visible_infrared] [--sides 256 512 1024]
                                  [--attention-sides 64 128 256] [--threads 2]
 
-Every figure is one forward without gradients on the CPU in a process of its own; memory is what the process holds
-at its peak beyond what it held before. ``exponent`` says how cost grows with the number of pixels between the two
-largest images: 1 is linear. `--sides 256 512 1024 2048` takes minutes and 8 GiB.
+Every figure is one forward without gradients on the CPU in a process of its own; memory is what the process
+holds at its peak beyond what it held before. ``exponent`` says how cost grows with the number of pixels
+between the two largest images: 1 is linear. `--sides 256 512 1024 2048` takes minutes and 8 GiB.
 """
 
 import argparse
