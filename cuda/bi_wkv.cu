@@ -10,8 +10,9 @@
 // Tensors are (B, L, C) with C contiguous; a block of (LANES channels, ROWS) threads takes one chunk, each thread
 // TOKENS tokens of one channel, in registers. Nothing is added in an order that could vary between runs.
 //
-// Numerator and denominator, as p and q, ride in one Pair: they obey the same recurrence. Values are measured from
-// the value of the heaviest token (the anchor), keys from its key. Tokens past the end are absent: key -huge, p and q
+// Numerator and denominator, as p and q, ride in one Pair: they obey the same recurrence. Keys are measured from the
+// largest one, values from an anchor: that of the chunk's heaviest token in `summarise`, their mean with weights e^k
+// over the whole sequence from then on. Tokens past the end are absent: key -huge, p and q
 // zero. What the left scan makes of them may overflow, and is read by nobody.
 //
 // Compiled once per storage type, STORAGE: float, double, Float16 or BFloat16. Sums are float where w and u allow
@@ -36,12 +37,19 @@ __device__ void summarise_chunk(const Inputs& in, Real* tops, double* sums, doub
 #pragma unroll
   for (int row = 1; row < ROWS; ++row) top = heavier(top, all[row * blockDim.x]);
   weigh(rows, top);
+  Pair<Sum> plain = {};
+#pragma unroll
+  for (int i = 0; i < TOKENS; ++i) plain = plain + rows[i];
   leave(in, at, reduce(rows, by.decay), by.leap, shared, sums);
-  if (threadIdx.y == 0 && at.active) {
-    Real* written = tops + at.chunk * 2 * in.channels + at.channel;
-    written[0] = Real(top.b);
-    written[in.channels] = Real(top.a);
-  }
+  __syncthreads();
+  all = share(plain, shared);
+  __syncthreads();
+  if (threadIdx.y > 0 || !at.active) return;
+  for (int row = 1; row < ROWS; ++row) plain = plain + all[row * blockDim.x];
+  Real* written = tops + at.chunk * 4 * in.channels + at.channel;
+  const Sum values[] = {top.b, top.a, plain.a, plain.b};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) written[i * in.channels] = Real(values[i]);
 }
 
 template <typename Sum>
@@ -50,7 +58,7 @@ __device__ void scan_chunk(const Inputs& in, const Real* top, const double* carr
   const Weights<Sum> by(in, at);
   Pair<Sum> rows[TOKENS], after[TOKENS];
   load(in, at, rows);
-  const Pair<Sum> base = heaviest<Sum>(top, at.state / in.channels, in.channels, at.channel);
+  const Pair<Sum> base = base_of<Sum>(in, at, top);
   weigh(rows, base);
   Sides<Sum> states = enter(reduce(rows, by.decay), entering<Sum>(in, at, carries), by.leap, shared);
 #pragma unroll
@@ -77,7 +85,7 @@ struct Tokens {
     load(in, at, rows);
 #pragma unroll
     for (int i = 0; i < TOKENS; ++i) pq[i].a = i < at.count ? Sum(widen(grad[at.first + i * in.channels])) : Sum(0);
-    weigh(rows, heaviest<Sum>(top, at.state / in.channels, in.channels, at.channel));
+    weigh(rows, base_of<Sum>(in, at, top));
     Sides<Sum> states = enter(reduce(rows, by.decay), entering<Sum>(in, at, carries), by.leap, shared);
 #pragma unroll
     for (int i = 0; i < TOKENS; ++i) {
@@ -174,32 +182,49 @@ carry(const Real* w, const Real* u, long long length, long long channels, const 
   const int first = min(int(threadIdx.y) * run, chunks);
   const int count = active ? min(run, chunks - first) : 0;
 
-  Pair<Real> base = {0, LEAST_KEY};
-  if (tops) {
-#pragma unroll 4
-    for (int i = 0; i < count; ++i) base = heavier(base, heaviest<Real>(tops, item * chunks + first + i, channels, channel));
-    const Pair<Real>* all = share(base, shared);
-    __syncthreads();
-    base = all[0];
-    for (int row = 1; row < CARRY_ROWS; ++row) base = heavier(base, all[row * blockDim.x]);
-    if (active && threadIdx.y == 0) {
-      top[item * 2 * channels + channel] = base.b;
-      top[(item * 2 + 1) * channels + channel] = base.a;
-    }
-  }
   const double decay = w[item * channels + channel];
   const bool wide = exceeds_float(w[item * channels + channel], u[item * channels + channel]);
   const auto at = [&](int m, int side, int part) {
     return (((item * chunks + m) * 2 + side) * 2 + part) * channels + channel;
   };
-  // The sum of one chunk, relative to the heaviest token of the whole sequence.
+  // The heaviest token of a chunk, and its weights added without decay.
+  const auto local = [&](int m, int part) { return tops[((item * chunks + m) * 4 + part) * channels + channel]; };
+  Pair<Real> base = {0, LEAST_KEY};
+  const auto scale = [&](int m) -> double {
+    return wide ? exp(double(local(m, 0)) - base.b) : double(exponential(local(m, 0) - base.b));
+  };
+  // The sum of one chunk, relative to the base of the whole sequence.
   const auto summary = [&](int m, int side) -> Pair<double> {
     const Pair<double> sum = {sums[at(m, side, 0)], sums[at(m, side, 1)]};
     if (!tops) return sum;
-    const Pair<Real> local = heaviest<Real>(tops, item * chunks + m, channels, channel);
-    const double scale = wide ? exp(double(local.b) - base.b) : double(exponential(local.b - base.b));
-    return {scale * (sum.a + (double(local.a) - base.a) * sum.b), scale * sum.b};
+    const double factor = scale(m);
+    return {factor * (sum.a + (double(local(m, 1)) - base.a) * sum.b), factor * sum.b};
   };
+  if (tops) {
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) base = heavier(base, {local(first + i, 1), local(first + i, 0)});
+    const Pair<Real>* bases = share(base, shared);
+    __syncthreads();
+    base = bases[0];
+    for (int row = 1; row < CARRY_ROWS; ++row) base = heavier(base, bases[row * blockDim.x]);
+    Pair<double> mean = {};
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) {
+      const int m = first + i;
+      const double factor = scale(m), weight = factor * local(m, 3);
+      mean = mean + Pair<double>{factor * local(m, 2) + (double(local(m, 1)) - base.a) * weight, weight};
+    }
+    __syncthreads();
+    const Pair<double>* means = share(mean, shared);
+    __syncthreads();
+    mean = means[0];
+    for (int row = 1; row < CARRY_ROWS; ++row) mean = mean + means[row * blockDim.x];
+    if (mean.b != 0) base.a = Real(base.a + mean.a / mean.b);
+    if (active && threadIdx.y == 0) {
+      top[item * 2 * channels + channel] = base.b;
+      top[(item * 2 + 1) * channels + channel] = base.a;
+    }
+  }
   const auto leap = [&](long long tokens) {
     return exp(-decay * double(tokens < length ? tokens : length) / double(length));
   };

@@ -206,11 +206,11 @@ __device__ Sides<Sum> entering(const Inputs& in, const Place& at, const double* 
           {Sum(carries[at.summary(in, 1, 0)]), Sum(carries[at.summary(in, 1, 1)])}};
 }
 
-// tops and top: (.., 2, C), the largest key and its value.
+// The (anchor, largest key) of a batch item, from (B, 2, C): key first.
 template <typename Sum>
-__device__ Pair<Sum> heaviest(const Real* tops, long long index, long long channels, long long channel) {
-  const Real* top = tops + index * 2 * channels + channel;
-  return {Sum(top[channels]), Sum(top[0])};
+__device__ Pair<Sum> base_of(const Inputs& in, const Place& at, const Real* top) {
+  const Real* written = top + at.state + at.state / in.channels * in.channels;
+  return {Sum(written[in.channels]), Sum(written[0])};
 }
 
 // Strictly greater: of equal keys every thread takes the same one.

@@ -140,7 +140,7 @@ def _why_no_cuda(index: int, dtype: torch.dtype) -> str | None:
     from model.bi_wkv_cuda import why_unusable
 
     reason = why_unusable(index, dtype)
-    return _warn(f"the CUDA kernels do not compile or load ({reason})") if reason else None
+    return _warn(f"the CUDA kernels cannot be used ({reason})") if reason else None
 
 
 def _warn(reason: str) -> str:

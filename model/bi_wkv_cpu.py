@@ -12,8 +12,9 @@ inner loop runs over channels and writes a single array, which is what the compi
 kernels release the GIL and are started from plain threads: numba's own thread pool aborts when autograd's
 thread and the caller's use it at once.
 
-Values are measured from that of the heaviest token: y moves with v, and gradients lose no digits where that
-token dominates.
+Values are measured from their mean with weights e^k over the sequence: y moves with v, so nothing changes but
+rounding. Where one token dominates, the mean is next to its value, and gradients lose no digits; where none does,
+y is next to the mean.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _overload_exp(x: Any) -> Callable[..., Any]:
 
 @njit(**_OPTIONS)
 def _weigh(k: np.ndarray, v: np.ndarray, top: np.ndarray, rows: np.ndarray) -> None:
-    """rows[j] = [E_j (v_j - anchor) | E_j] with E = e^{k - key}, (key, anchor) = top."""
+    """rows[j] = [E_j (v_j - anchor) | E_j] with E = e^{k - key}; key and anchor are the first two of top."""
     n, channels = k.shape
     for j in range(n):
         key, value, row = k[j], v[j], rows[j]
@@ -128,9 +129,10 @@ def summarise(
     first: int,
     last: int,
 ) -> None:
-    """Phase 1, chunks first..last: largest key per channel, its value, and both summaries relative to them.
+    """Phase 1, chunks first..last: both summaries, relative to the largest key per channel and its value.
 
-    k, v (B, L, C); decay (B, 2 C); tops (B, N, 2, C); sums (B, N, 2, 2 C), left and right.
+    k, v (B, L, C); decay (B, 2 C); tops (B, N, 4, C): that key, that value, and the rows added without decay;
+    sums (B, N, 2, 2 C), left and right.
     """
     length, channels = k.shape[1:]
     chunks = tops.shape[1]
@@ -148,22 +150,45 @@ def summarise(
             for c in range(channels):
                 top[0, c] = key[c] if key[c] > top[0, c] else top[0, c]
         _weigh(k[b, begin:end], v[b, begin:end], top, rows)
+        plain = top[2:].reshape(2 * channels)
+        plain[:] = 0
+        for j in range(end - begin):
+            row = rows[j]
+            for c in range(2 * channels):
+                plain[c] += row[c]
         _reduce(rows, end - begin, decay[b], sums[b, m, 0], sums[b, m, 1])
 
 
 @njit(**_OPTIONS)
 def rebase(tops: np.ndarray, top: np.ndarray, sums: np.ndarray) -> None:
-    """Bring sums relative to each chunk's heaviest token to that of the whole sequence, in place."""
+    """Find the base of every sequence, top (B, 2, C): largest key, anchor. Bring the sums to it, in place."""
     batch, chunks, _, channels = tops.shape
+    mean = np.empty((2, channels), np.float64)
     for b in range(batch):
+        key, anchor = top[b]
+        key[:] = -1e30
+        mean[:] = 0
         for m in range(chunks):
             for c in range(channels):
-                scale = _exp(tops[b, m, 0, c] - top[b, 0, c])
-                shift = tops[b, m, 1, c] - top[b, 1, c]
-                for side in range(2):
-                    row = sums[b, m, side]
-                    row[c] = scale * (row[c] + shift * row[channels + c])
-                    row[channels + c] *= scale
+                key[c] = max(key[c], tops[b, m, 0, c])
+        for m in range(chunks):
+            scale, value, total, weight = tops[b, m]
+            for c in range(channels):
+                scale[c] = _exp(scale[c] - key[c])  # in the place of the chunk's largest key
+            for c in range(channels):
+                mean[0, c] += scale[c] * (total[c] + value[c] * weight[c])
+            for c in range(channels):
+                mean[1, c] += scale[c] * weight[c]
+        for c in range(channels):
+            anchor[c] = mean[0, c] / mean[1, c] if mean[1, c] != 0 else 0.0
+        for m in range(chunks):
+            scale, value = tops[b, m, 0], tops[b, m, 1]
+            for side in range(2):
+                row = sums[b, m, side]
+                for c in range(channels):
+                    row[c] = scale[c] * (row[c] + (value[c] - anchor[c]) * row[channels + c])
+                for c in range(channels):
+                    row[channels + c] *= scale[c]
 
 
 @njit(**_OPTIONS)
@@ -194,7 +219,7 @@ def scan(
     k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, top: np.ndarray,
     carries: np.ndarray, y: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (B, C), top (B, 2, C) largest key, its value."""
+    """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (B, C), top (B, 2, C) largest key, anchor."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
     rows = np.empty((_CHUNK, 2 * channels), k.dtype)
@@ -349,7 +374,7 @@ def carries_shape(batch: int, length: int, channels: int) -> tuple[int, int, int
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and the heaviest token (B, 2, C).
+    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and (B, 2, C): largest key, anchor.
 
     w and u (B, C), float64 for float64 keys and else float32; k and v (B, L, C).
     """
@@ -360,10 +385,8 @@ def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor,
     chunks = carries.shape[1]
     keys, values, decay, bonus = _array(k), _array(v), _decay(w, length, sums), _array(u.exp())
     y = torch.empty(k.shape, dtype=sums)
-    tops = np.empty((batch, chunks, 2, channels), keys.dtype)
+    tops, top = np.empty((batch, chunks, 4, channels), keys.dtype), np.empty((batch, 2, channels), keys.dtype)
     _share(summarise, batch * chunks, k.numel(), keys, values, decay, tops, carries.numpy())
-    heaviest = tops[:, :, 0].argmax(axis=1)[:, None, None]
-    top = np.take_along_axis(tops, heaviest, axis=1)[:, 0]
     rebase(tops, top, carries.numpy())
     carry(_array(w.double()), length, carries.numpy())
     _share(scan, batch * chunks, k.numel(), keys, values, decay, bonus, top, carries.numpy(), y.numpy())
@@ -375,7 +398,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for w and u (B, C), k and v, from the gradient of y and what `forward` kept."""
     given, kept = k.dtype, w.dtype
-    if kept != torch.float64 and _exceeds_float32(w, u):  # what was kept has too few digits and too little range
+    if kept != torch.float64 and _exceeds_float32(
+        w, u
+    ):  # what was kept has too few digits and too little range
         w, u, k, v = (x.double() for x in (w, u, k, v))
         _, carries, top = forward(w, u, k, v)
     grad, k, v = (x.to(w.dtype) for x in (grad, k, v))

@@ -36,7 +36,9 @@ def source_folder() -> Path:
     for folder in (here / "_cuda", here.parent / "cuda"):
         if (folder / "bi_wkv.cu").is_file():
             return folder
-    raise FileNotFoundError(f"no bi_wkv.cu in {here / '_cuda'} or {here.parent / 'cuda'}: install rwkvfusion again")
+    raise FileNotFoundError(
+        f"no bi_wkv.cu in {here / '_cuda'} or {here.parent / 'cuda'}: install rwkvfusion again"
+    )
 
 
 @cache
@@ -80,8 +82,12 @@ def compile_for(architecture: str, dtype: torch.dtype) -> Any:
     options = ProgramOptions(
         name="bi_wkv", arch=architecture, std="c++17", define_macro=("STORAGE", STORAGE[dtype])
     )
-    with FileStreamProgramCache(cache_folder()) as compiled:
-        return Program(source(), "c++", options).compile("cubin", cache=compiled)
+    program = Program(source(), "c++", options)
+    try:
+        with FileStreamProgramCache(cache_folder()) as compiled:
+            return program.compile("cubin", cache=compiled)
+    except OSError:  # a home that cannot be written to: compile in every process
+        return program.compile("cubin")
 
 
 @cache
@@ -101,9 +107,13 @@ def _kernel(device: int, dtype: torch.dtype, name: str) -> Any:
 @cache
 def why_unusable(device: int, dtype: torch.dtype) -> str | None:
     """None where the kernels can be launched, else the reason in one line. Compiles at the first call."""
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
     try:
         _kernel(device, dtype, "scan")
-    except Exception as error:  # whatever keeps them from compiling or loading: the caller says it and goes on
+    except (
+        Exception
+    ) as error:  # whatever keeps them from compiling or loading: the caller says it and goes on
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
 
@@ -126,7 +136,7 @@ def carries_shape(batch: int, length: int, channels: int) -> tuple[int, int, int
     return batch, -(-length // constants()["CHUNK"]), 2, 2 * channels
 
 
-def _grids(k: Tensor) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+def grids(k: Tensor) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
     """Grid and block of the kernels over chunks, and of `carry`."""
     size = constants()
     batch, length, channels = k.shape
@@ -139,18 +149,20 @@ def _grids(k: Tensor) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and the heaviest token (B, 2, C).
+    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and (B, 2, C): largest key, anchor.
 
     w and u (B, C), float64 for float64 keys and else float32; k and v (B, L, C), contiguous.
     """
     batch, length, channels = k.shape
     sums = k.new_empty(carries_shape(*k.shape), dtype=torch.float64)
-    tops = w.new_empty((batch, sums.shape[1], 2, channels))
-    top, carries, y = w.new_empty((batch, 2, channels)), torch.empty_like(sums), torch.empty_like(k)
-    chunks, whole = _grids(k)
+    tops = w.new_empty((batch, sums.shape[1], 4, channels))
+    top, carries = w.new_empty((batch, 2, channels)), torch.empty_like(sums)
+    chunks, whole = grids(k)
     inputs = (w, u, k, v, length, channels)
     launch("summarise", k, *chunks, *inputs, tops, sums)
     launch("carry", k, *whole, w, u, length, channels, tops, top, sums, carries)
+    del sums, tops  # the allocator gives their memory to y: the stream keeps the order
+    y = torch.empty_like(k)
     launch("scan", k, *chunks, *inputs, top, carries, y)
     return y, carries, top
 
@@ -160,13 +172,14 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for w and u (B, C), k and v, from the gradient of y and what `forward` kept."""
     _, length, channels = k.shape
-    chunks, whole = _grids(k)
+    chunks, whole = grids(k)
     inputs = (w, u, k, v, length, channels, top, carries, grad)
     sums, grad_carries = torch.empty_like(carries), torch.empty_like(carries)
     launch("summarise_grad", k, *chunks, *inputs, sums)
     launch("carry", k, *whole, w, u, length, channels, 0, 0, sums, grad_carries)
+    del sums
     dk, dv = torch.empty_like(k), torch.empty_like(v)
-    dw, du = sums.new_empty((2, *sums.shape[:2], channels))
+    dw, du = carries.new_empty((2, *carries.shape[:2], channels))
     launch("scan_grad", k, *chunks, *inputs, grad_carries, dk, dv, dw, du)
     dw = dw.sum(1) * torch.exp(w.double() / -length) / -length
     return dw.to(w.dtype), du.sum(1).to(u.dtype), dk, dv

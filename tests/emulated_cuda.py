@@ -51,6 +51,8 @@ class Emulator:
         assert diverged == 0, f"{name}: the threads of a block met different numbers of barriers"
 
 
-def poisoned(*shape: object, **options: object) -> Tensor:
-    """As torch.empty, full of NaN."""
-    return torch.full(*shape, float("nan"), **options)  # type: ignore[arg-type]
+def poison(patch: pytest.MonkeyPatch) -> None:
+    """New memory is full of NaN, so that an element nobody writes shows."""
+    nan = float("nan")
+    patch.setattr(torch, "empty_like", lambda x, **options: torch.full_like(x, nan, **options))
+    patch.setattr(Tensor, "new_empty", lambda x, shape, **options: x.new_full(shape, nan, **options))
