@@ -2,9 +2,9 @@
 
     y_t = (sum_{i != t} e^{k_i - w (|t-i| - 1) / L} v_i + e^{u + k_t} v_t) / (the same with v = 1)
 
-One name, `bi_wkv`, with three kernels behind it: `reference` (plain tensor operations, any device), `cpu` (compiled
-with numba, bi_wkv_cpu) and `cuda` (CUDA C++ compiled at first use, bi_wkv_cuda). The derivation and the measured
-figures are in docs/operator.md.
+One name, `bi_wkv`, with three kernels behind it: `reference` (plain tensor operations, any device), `cpu`
+(compiled with numba, bi_wkv_cpu) and `cuda` (CUDA C++ compiled at first use, bi_wkv_cuda). The derivation and
+the measured figures are in docs/operator.md.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _kernel(device: str, index: int | None, dtype: torch.dtype) -> str:
     """Which kernel is to run: `cuda`, `cpu` or `reference`."""
     choice = os.environ.get(VARIABLE, "auto")

@@ -1,8 +1,8 @@
-"""The CUDA kernels of the bi-WKV operator (eq. 7): compiled at first use, launched on PyTorch's current stream.
+"""The CUDA kernels of the bi-WKV operator (eq. 7), compiled at first use, launched on the current stream.
 
-The sources are `cuda/bi_wkv.cu` and its header. NVRTC, whose library comes with PyTorch's CUDA wheels, compiles them
-through `cuda.core`: no toolkit, no host compiler. The machine code is cached in the user's cache folder under a key
-made from the sources, the options, the architecture and the compiler's version.
+The sources are `cuda/bi_wkv.cu` and its header. NVRTC, whose library comes with PyTorch's CUDA wheels,
+compiles them through `cuda.core`: no toolkit, no host compiler. The machine code is cached in the user's cache
+folder under a key made from the sources, the options, the architecture and the compiler's version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: compiled by NVRTC for every architecture, and run on the host for their numbers."""
+"""The CUDA kernels without a GPU: compiled by NVRTC for every architecture, run on the host for numbers."""
 
 import warnings
 from collections.abc import Callable
@@ -277,7 +277,7 @@ def test_cuda_asked_for_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatc
     forget()
     with (
         pytest.warns(UserWarning, match="no GPU"),
-        pytest.raises(ValueError, match="cannot run here: .*no GPU"),
+        pytest.raises(ValueError, match=r"cannot run here: .*no GPU"),
     ):
         dispatch._kernel("cuda", 0, torch.float32)
     forget()
