@@ -13,8 +13,8 @@ kernels release the GIL and are started from plain threads: numba's own thread p
 thread and the caller's use it at once.
 
 Values are measured from their mean with weights e^k over the sequence: y moves with v, so nothing changes but
-rounding. Where one token dominates, the mean is next to its value, and gradients lose no digits; where none does,
-y is next to the mean.
+rounding. Where one token dominates, the mean is next to its value, and gradients lose no digits; where none
+does, y is next to the mean.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def _overload_exp(x: Any) -> Callable[..., Any]:
 def _weigh(k: np.ndarray, v: np.ndarray, top: np.ndarray, rows: np.ndarray) -> None:
     """rows[j] = [E_j (v_j - anchor) | E_j] with E = e^{k - key}; key and anchor are the first two of top."""
     n, channels = k.shape
+    rows[n : n + 3] = 0  # for `_reduce`, which takes four tokens at a time
     for j in range(n):
         key, value, row = k[j], v[j], rows[j]
         for c in range(channels):
@@ -91,31 +92,39 @@ def _weigh(k: np.ndarray, v: np.ndarray, top: np.ndarray, rows: np.ndarray) -> N
 
 @njit(**_OPTIONS)
 def _reduce(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """The state after a left-to-right scan of `rows` begun at 0, and after a right-to-left one."""
+    """The state after a left-to-right scan of `rows` begun at 0, and after a right-to-left one.
+
+    Of a last chunk whose n is no multiple of 4 the first one has decayed too often: nobody reads it.
+    """
     left[:] = 0
     right[:] = 0
-    width = decay.shape[0]
-    for j in range(n):
-        row = rows[j]
-        for c in range(width):
-            left[c] = left[c] * decay[c] + row[c]
-    for j in range(n - 1, -1, -1):
-        row = rows[j]
-        for c in range(width):
-            right[c] = right[c] * decay[c] + row[c]
+    for j in range(0, n, 4):
+        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        for c in range(decay.shape[0]):
+            d = decay[c]
+            left[c] = (((left[c] * d + r0[c]) * d + r1[c]) * d + r2[c]) * d + r3[c]
+    for j in range((n - 1) // 4 * 4, -1, -4):
+        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        for c in range(decay.shape[0]):
+            d = decay[c]
+            right[c] = (((right[c] * d + r3[c]) * d + r2[c]) * d + r1[c]) * d + r0[c]
 
 
 @njit(**_OPTIONS)
-def _scan_rows(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """Exclusive scans: left[j] of the rows before j, right[j] of those after; left[0], right[n-1] given."""
-    width = decay.shape[0]
+def _scan_left(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray) -> None:
+    """Exclusive scan: left[j] of the rows before j; left[0] given."""
     for j in range(1, n):
         row, before, here = rows[j - 1], left[j - 1], left[j]
-        for c in range(width):
+        for c in range(decay.shape[0]):
             here[c] = before[c] * decay[c] + row[c]
+
+
+@njit(**_OPTIONS)
+def _scan_right(rows: np.ndarray, n: int, decay: np.ndarray, right: np.ndarray) -> None:
+    """Exclusive scan: right[j] of the rows after j; right[n-1] given."""
     for j in range(n - 2, -1, -1):
         row, after, here = rows[j + 1], right[j + 1], right[j]
-        for c in range(width):
+        for c in range(decay.shape[0]):
             here[c] = after[c] * decay[c] + row[c]
 
 
@@ -136,7 +145,7 @@ def summarise(
     """
     length, channels = k.shape[1:]
     chunks = tops.shape[1]
-    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK + 3, 2 * channels), k.dtype)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
         begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
@@ -152,10 +161,10 @@ def summarise(
         _weigh(k[b, begin:end], v[b, begin:end], top, rows)
         plain = top[2:].reshape(2 * channels)
         plain[:] = 0
-        for j in range(end - begin):
-            row = rows[j]
+        for j in range(0, end - begin, 4):
+            r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
             for c in range(2 * channels):
-                plain[c] += row[c]
+                plain[c] += r0[c] + r1[c] + r2[c] + r3[c]
         _reduce(rows, end - begin, decay[b], sums[b, m, 0], sums[b, m, 1])
 
 
@@ -222,22 +231,25 @@ def scan(
     """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (B, C), top (B, 2, C) largest key, anchor."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
-    left, right = np.empty_like(rows), np.empty_like(rows)
+    rows = np.empty((_CHUNK + 3, 2 * channels), k.dtype)
+    right, state = np.empty_like(rows), np.empty(2 * channels, k.dtype)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
         begin, end = m * _CHUNK, min((m + 1) * _CHUNK, length)
         n = end - begin
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
-        left[0] = carries[b, m, 0]
         right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
+        _scan_right(rows, n, decay[b], right)
+        state[:] = carries[b, m, 0]
+        anchor, factor, extra = top[b, 1], decay[b], bonus[b]
         for j in range(n):
-            out, row, before, after = y[b, begin + j], rows[j], left[j], right[j]
+            out, row, after = y[b, begin + j], rows[j], right[j]
             for c in range(channels):
-                out[c] = top[b, 1, c] + (before[c] + after[c] + bonus[b, c] * row[c]) / (
-                    before[channels + c] + after[channels + c] + bonus[b, c] * row[channels + c]
+                out[c] = anchor[c] + (state[c] + after[c] + extra[c] * row[c]) / (
+                    state[channels + c] + after[channels + c] + extra[c] * row[channels + c]
                 )
+            for c in range(2 * channels):
+                state[c] = state[c] * factor[c] + row[c]
 
 
 @njit(**_OPTIONS)
@@ -251,6 +263,7 @@ def _grad_rows(
 ) -> None:
     """out[j] = [p_j | q_j]: p = grad / D, q = -p y."""
     n, channels = grad.shape
+    out[n : n + 3] = 0
     for j in range(n):
         row, before, after, g, pq = rows[j], left[j], right[j], grad[j], out[j]
         for c in range(channels):
@@ -269,7 +282,7 @@ def summarise_grad(
     """Backward phase 1: summaries of p and q, shaped as in `summarise`."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK + 3, 2 * channels), k.dtype)
     left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
     for index in range(first, last):
         b, m = index // chunks, index % chunks
@@ -278,7 +291,8 @@ def summarise_grad(
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
         left[0] = carries[b, m, 0]
         right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
+        _scan_left(rows, n, decay[b], left)
+        _scan_right(rows, n, decay[b], right)
         _grad_rows(rows, left, right, bonus[b], grad[b, begin:end], pq)
         _reduce(pq, n, decay[b], sums[b, m, 0], sums[b, m, 1])
 
@@ -292,7 +306,7 @@ def scan_grad(
     """Backward phase 3: dk, dv (B, L, C); dw, du (B, N, C), a partial sum per chunk (dw lacks its -λ/L)."""
     length, channels = k.shape[1:]
     chunks = carries.shape[1]
-    rows = np.empty((_CHUNK, 2 * channels), k.dtype)
+    rows = np.empty((_CHUNK + 3, 2 * channels), k.dtype)
     left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
     pq_left, pq_right = np.empty_like(rows), np.empty_like(rows)
     spread = np.empty(2 * channels, k.dtype)
@@ -303,11 +317,13 @@ def scan_grad(
         _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
         left[0] = carries[b, m, 0]
         right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
+        _scan_left(rows, n, decay[b], left)
+        _scan_right(rows, n, decay[b], right)
         _grad_rows(rows, left, right, bonus[b], grad[b, begin:end], pq)
         pq_left[0] = grad_carries[b, m, 0]
         pq_right[n - 1] = grad_carries[b, m, 1]
-        _scan_rows(pq, n, decay[b], pq_left, pq_right)
+        _scan_left(pq, n, decay[b], pq_left)
+        _scan_right(pq, n, decay[b], pq_right)
         dw_chunk, du_chunk = dw[b, m], du[b, m]
         dw_chunk[:] = 0
         du_chunk[:] = 0
