@@ -1,8 +1,8 @@
 """The CUDA kernels of the bi-WKV operator (eq. 7), compiled at first use, launched on the current stream.
 
 The sources are `cuda/bi_wkv.cu` and its header. NVRTC, whose library comes with PyTorch's CUDA wheels,
-compiles them through `cuda.core`: no toolkit, no host compiler. The machine code is cached in the user's cache
-folder under a key made from the sources, the options, the architecture and the compiler's version.
+compiles them through `cuda.core`: no toolkit, no host compiler. The machine code is cached in the user's
+cache folder under a key made from the sources, the options, the architecture and the compiler's version.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def compile_for(architecture: str, dtype: torch.dtype) -> Any:
         dtype: of keys and values.
 
     Raises:
-        ImportError: cuda.core or NVRTC's library is missing.
-        RuntimeError: the sources do not compile.
+        ImportError: cuda.core is missing.
+        Exception: cuda.core's own, where NVRTC's library is missing or refuses the sources.
     """
     from cuda.core import Program, ProgramOptions
     from cuda.core.utils import FileStreamProgramCache
@@ -94,9 +94,10 @@ def compile_for(architecture: str, dtype: torch.dtype) -> Any:
 def _code(device: int, dtype: torch.dtype) -> Any:
     from cuda.core import Device
 
-    Device(device).set_current()  # PyTorch's own context: the device's primary one
-    major, minor = torch.cuda.get_device_capability(device)
-    return compile_for(f"sm_{major}{minor}", dtype)
+    with torch.cuda.device(device):
+        Device(device).set_current()  # PyTorch's own context: the device's primary one
+        major, minor = torch.cuda.get_device_capability(device)
+        return compile_for(f"sm_{major}{minor}", dtype)
 
 
 @cache
@@ -114,7 +115,9 @@ def why_unusable(device: int, dtype: torch.dtype) -> str | None:
     except (
         Exception
     ) as error:  # whatever keeps them from compiling or loading: the caller says it and goes on
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        lines = str(error).strip().splitlines() or [""]
+        telling = next((line for line in lines if ": error:" in line), lines[0])
+        return f"{type(error).__name__}: {telling}"
     return None
 
 

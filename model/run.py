@@ -28,7 +28,8 @@ from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
 FORMAT = 1
 TRAINING_CODE = (
-    *("bi_wkv", "bi_wkv_cpu", "bi_wkv_cuda", "selective_scan", "scan", "windows", "spatial_mix", "operators"),
+    *("bi_wkv", "bi_wkv_cpu", "bi_wkv_loops", "bi_wkv_cuda"),
+    *("selective_scan", "scan", "windows", "spatial_mix", "operators"),
     *("blocks", "fusion_variants", "network", "losses", "data", "train"),
 )
 

@@ -186,7 +186,7 @@ def test_inputs_need_not_be_contiguous(kernel: str) -> None:
         torch.testing.assert_close(left, right)
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 100, 6000])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130, 6000])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch, length: int, threads: int) -> None:
     import numpy as np
@@ -243,6 +243,7 @@ def test_falls_back_with_one_warning_without_numba(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RWKVFUSION_KERNEL", "auto")
     monkeypatch.delitem(sys.modules, "model.bi_wkv_cpu", raising=False)
     monkeypatch.delattr("model.bi_wkv_cpu", raising=False)
+    monkeypatch.delitem(sys.modules, "model.bi_wkv_loops", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     module._why_no_numba.cache_clear()
     try:

@@ -288,11 +288,11 @@ def test_auto_falls_back_with_one_warning_that_names_the_reason(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     def fail(*_: object) -> None:
-        raise RuntimeError("NVRTC said no\nand more")
+        raise RuntimeError("a log\nbi_wkv(1): error: no\nand more")
 
     monkeypatch.setattr(module, "_kernel", fail)
     forget()
-    with pytest.warns(UserWarning, match=r"slow reference: .*RuntimeError: NVRTC said no\)$"):
+    with pytest.warns(UserWarning, match=r"slow reference: .*RuntimeError: bi_wkv\(1\): error: no\)$"):
         assert dispatch._kernel("cuda", 0, torch.float32) == "reference"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
