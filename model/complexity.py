@@ -104,20 +104,20 @@ def _measure_here() -> None:
         network(**example(config, 16, 16, task["tokens"]))  # compiles the kernel
         height, width = task["size"]
         inputs = example(config, height, width, task["tokens"])
-        before = _peak_memory()
+        before = _memory("VmRSS")
         start = time.perf_counter()
         network(**inputs)
         seconds = time.perf_counter() - start
-    peak = _peak_memory()
+    peak = _memory("VmHWM")
     print(json.dumps({"seconds": seconds, "peak": peak, "activations": peak - before}))
 
 
-def _peak_memory() -> int:
-    """Peak resident bytes of this process; on Linux without what the process that started it had."""
+def _memory(field: str) -> int:
+    """Resident bytes of this process, now (VmRSS) or at the peak (VmHWM); not on Linux, always the peak."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

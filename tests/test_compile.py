@@ -37,17 +37,19 @@ def difference(image: torch.Tensor, other: torch.Tensor) -> float:
 def test_training_moved_the_image() -> None:
     """The comparisons below are about something."""
     sources, text, masks = inputs()
+    net = trained()
     with torch.inference_mode():
-        image = trained()(sources, text, None, masks)
+        image = net(sources, text, None, masks)
     assert difference(image, torch.stack(sources).mean(0)) > 10 * GREY_LEVELS
 
 
 def test_bfloat16_autocast_makes_the_same_image() -> None:
     sources, text, masks = inputs(height=24, width=32)
+    net = trained()
     with torch.inference_mode():
-        image = trained()(sources, text, torch.tensor([7, 3]), masks)
+        image = net(sources, text, torch.tensor([7, 3]), masks)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = trained()(sources, text, torch.tensor([7, 3]), masks)
+            half = net(sources, text, torch.tensor([7, 3]), masks)
     assert 0 < difference(image, half.float()) < GREY_LEVELS
 
 
