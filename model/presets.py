@@ -18,7 +18,7 @@ from pipeline.manifest import nearest
 
 def fusion(**changes: Any) -> ModelConfig:
     """Two sources of luminance to one, guided by text and masks; ``changes`` are fields of ModelConfig."""
-    config = ModelConfig(width=32, encoder_depths=(2, 1, 1), decoder_depths=(2, 1))
+    config = ModelConfig(width=32, encoder_depths=(2, 1, 1), decoder_depths=(2, 1), channel_ratio=2.0)
     return replace(config, **changes)
 
 
@@ -28,6 +28,7 @@ def pansharpening(**changes: Any) -> ModelConfig:
         width=32,
         encoder_depths=(5, 4),
         decoder_depths=(4,),
+        channel_ratio=2.0,
         guidance="text",
         in_channels=(1, 8),
         out_channels=8,
@@ -42,6 +43,7 @@ def hyper_multispectral(**changes: Any) -> ModelConfig:
         width=32,
         encoder_depths=(3, 5),
         decoder_depths=(3,),
+        channel_ratio=2.0,
         guidance="text",
         in_channels=(3, 128),
         out_channels=128,
