@@ -37,8 +37,8 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y (B, L, C), dtype of k. Sums are float32, or float64 for float64 input and for extreme w and u.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, an unknown value of RWKVFUSION_KERNEL, or a kernel
-            asked for by name that cannot run here.
+        ValueError: a shape, dtype or device that does not fit, an unknown value of RWKVFUSION_KERNEL, or a
+            kernel asked for by name that cannot run here.
     """
     _check(w, u, k, v)
     batch, _, channels = k.shape
@@ -102,6 +102,10 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(
             f"bi_wkv: for k of shape {tuple(k.shape)}, w must be ({channels},) or ({batch}, {channels}) "
             f"and u ({channels},), got {tuple(w.shape)} and {tuple(u.shape)}"
+        )
+    if len({x.device for x in (w, u, k, v)}) > 1:
+        raise ValueError(
+            f"bi_wkv: w, u, k, v are on {w.device}, {u.device}, {k.device}, {v.device}: move them to one"
         )
 
 

@@ -272,3 +272,9 @@ def test_falls_back_with_one_warning_without_numba(monkeypatch: pytest.MonkeyPat
 def test_shapes_that_do_not_fit_are_named(w: tuple, u: tuple, k: tuple, v: tuple) -> None:
     with pytest.raises(ValueError, match="bi_wkv:"):
         bi_wkv(torch.zeros(w), torch.zeros(u), torch.zeros(k), torch.zeros(v))
+
+
+def test_tensors_on_two_devices_are_named() -> None:
+    w, u, k, v = draw(1, 5, 4)
+    with pytest.raises(ValueError, match="cpu, meta, cpu, cpu"):
+        bi_wkv(w, u.to("meta"), k, v)
