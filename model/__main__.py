@@ -1,4 +1,4 @@
-"""`python -m model`: train, evaluate, report and fuse."""
+"""`python -m model`: train, evaluate, report, fuse and describe."""
 
 from model.cli import app
 from pipeline.errors import exit_on_error

@@ -2,8 +2,9 @@
 
     y_t = (sum_{i != t} e^{k_i - w (|t-i| - 1) / L} v_i + e^{u + k_t} v_t) / (the same with v = 1)
 
-One name, `bi_wkv`, with two kernels behind it: `reference` (plain tensor operations, any device) and `cpu`
-(compiled with numba, see bi_wkv_cpu). The derivation and the measured figures are in docs/operator.md.
+One name, `bi_wkv`, with three kernels behind it: `reference` (plain tensor operations, any device), `cpu`
+(compiled with numba, bi_wkv_cpu) and `cuda` (CUDA C++ compiled at first use, bi_wkv_cuda). The derivation and
+the measured figures are in docs/operator.md.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KERNELS = ("auto", "cpu", "reference")
+KERNELS = ("auto", "cuda", "cpu", "reference")
 VARIABLE = "RWKVFUSION_KERNEL"
-# With keys shifted by their largest, float32 has room for decays and bonuses up to e^56; beyond, float64.
-_FLOAT32_EXPONENT = 56.0
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -33,39 +34,39 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v: values (B, L, C), same dtype as k: float16, bfloat16, float32 or float64.
 
     Returns:
-        y (B, L, C), dtype of k. Sums are float32 (float64 for float64 input or for extreme w and u).
+        y (B, L, C), dtype of k. Sums are float32, or float64 for float64 input and for extreme w and u.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, or an unknown value of RWKVFUSION_KERNEL.
+        ValueError: a shape, dtype or device that does not fit, an unknown value of RWKVFUSION_KERNEL, or a
+            kernel asked for by name that cannot run here.
     """
     _check(w, u, k, v)
+    batch, _, channels = k.shape
     wide = torch.promote_types(k.dtype, torch.float32)
-    if wide == torch.float32 and _exceeds_float32(w, u):
-        wide = torch.float64
-    decay = w.to(wide).expand(k.shape[0], k.shape[2])
-    arguments = (decay, u.to(wide), k.to(wide), v.to(wide))
+    decay, bonus = (x.to(wide).expand(batch, channels) for x in (w, u))
     if k.numel() == 0:
-        y = arguments[3] + arguments[2]
-    elif _kernel(k.device.type) == "cpu":
-        y = torch.ops.rwkvfusion.bi_wkv(*arguments)[0]
-    else:
-        y = reference(*arguments)
-    return y.to(k.dtype)
+        return v + k
+    if _kernel(k.device.type, k.device.index, k.dtype) == "reference":
+        return reference(decay, bonus, k, v)
+    y: Tensor = torch.ops.rwkvfusion.bi_wkv(decay, bonus, k, v)[0]
+    return y
 
 
 def reference(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Eq. 7 in plain tensor operations, differentiable by autograd: w (B, C), u (C,), k and v (B, L, C).
+    """Eq. 7 in plain tensor operations, differentiable by autograd: w and u (B, C), k and v (B, L, C).
 
-    All four of one dtype, which is also that of the sums; `bi_wkv` chooses it.
+    Sums are float64 where the device has it: with float32, |w| beyond 56 would overflow.
     """
+    sums = torch.float32 if k.device.type == "mps" else torch.float64
+    given, (w, u, k, v) = k.dtype, (x.to(sums) for x in (w, u, k, v))
     top, place = k.detach().max(dim=1, keepdim=True)
     # y moves with v: measured from the heaviest token's value, gradients lose no digits where it dominates.
     anchor = v.detach().gather(1, place)
     weight = torch.exp(k - top)
     rows = torch.stack([weight * (v - anchor), weight])  # numerator and denominator obey the same recurrence
     scans = _left_scan(rows, w) + _left_scan(rows.flip(2), w).flip(2)
-    numerator, denominator = scans + torch.exp(u) * rows
-    return anchor + numerator / denominator
+    numerator, denominator = scans + torch.exp(u)[:, None] * rows
+    return (anchor + numerator / denominator).to(given)
 
 
 def _left_scan(rows: Tensor, w: Tensor) -> Tensor:
@@ -91,9 +92,9 @@ def _left_scan(rows: Tensor, w: Tensor) -> Tensor:
 
 
 def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
-    if k.dim() != 3 or k.shape != v.shape or k.dtype != v.dtype or not k.is_floating_point():
+    if k.dim() != 3 or k.shape != v.shape or k.dtype != v.dtype or k.dtype not in DTYPES:
         raise ValueError(
-            "bi_wkv: k and v must be floating-point (B, L, C) of one shape and dtype, "
+            "bi_wkv: k and v must be floating-point (B, L, C) of one shape and dtype (16, 32 or 64 bits), "
             f"got {tuple(k.shape)} {k.dtype} and {tuple(v.shape)} {v.dtype}"
         )
     batch, _, channels = k.shape
@@ -102,29 +103,28 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
             f"bi_wkv: for k of shape {tuple(k.shape)}, w must be ({channels},) or ({batch}, {channels}) "
             f"and u ({channels},), got {tuple(w.shape)} and {tuple(u.shape)}"
         )
+    if len({x.device for x in (w, u, k, v)}) > 1:
+        raise ValueError(
+            f"bi_wkv: w, u, k, v are on {w.device}, {u.device}, {k.device}, {v.device}: move them to one"
+        )
 
 
-def _exceeds_float32(w: Tensor, u: Tensor) -> bool:
-    if w.numel() == 0 or torch.compiler.is_compiling():
-        return False
-    with torch.no_grad():
-        reach = w.abs() + u.clamp(min=0)
-        return bool((reach.amax() > _FLOAT32_EXPONENT) | (u.amin() < -_FLOAT32_EXPONENT))
-
-
-def _kernel(device: str) -> str:
+@torch.compiler.assume_constant_result
+def _kernel(device: str, index: int | None, dtype: torch.dtype) -> str:
+    """Which kernel is to run: `cuda`, `cpu` or `reference`."""
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in KERNELS:
         raise ValueError(f"{VARIABLE}={choice!r} is unknown: choose one of {', '.join(KERNELS)}")
-    if choice == "reference" or (choice == "auto" and device != "cpu"):
+    own = device if device in ("cpu", "cuda") else "reference"
+    if choice == "reference" or (choice == "auto" and own == "reference"):
         return "reference"
-    if device != "cpu":
-        raise ValueError(f"{VARIABLE}=cpu was given a tensor on {device}: set it to auto or reference")
-    reason = _why_no_numba()
+    if choice not in ("auto", own):
+        raise ValueError(f"{VARIABLE}={choice} was given a tensor on {device}: set it to auto or reference")
+    reason = _why_no_numba() if own == "cpu" else _why_no_cuda(index or 0, dtype)
     if reason is None:
-        return "cpu"
-    if choice == "cpu":
-        raise ValueError(f"{VARIABLE}=cpu needs numba, which does not import here ({reason}): install numba")
+        return own
+    if choice == own:
+        raise ValueError(f"{VARIABLE}={choice} cannot run here: {reason}")
     return "reference"
 
 
@@ -134,11 +134,22 @@ def _why_no_numba() -> str | None:
     try:
         import model.bi_wkv_cpu  # noqa: F401
     except ImportError as error:
-        warnings.warn(
-            f"bi_wkv falls back to its slow reference: numba does not import ({error})", stacklevel=4
-        )
-        return str(error)
+        return _warn(f"numba does not import ({error}); install numba")
     return None
+
+
+@lru_cache
+def _why_no_cuda(index: int, dtype: torch.dtype) -> str | None:
+    """None where the CUDA kernels can be used, else the reason, warned about once."""
+    from model.bi_wkv_cuda import why_unusable
+
+    reason = why_unusable(index, dtype)
+    return _warn(f"the CUDA kernels cannot be used ({reason})") if reason else None
+
+
+def _warn(reason: str) -> str:
+    warnings.warn(f"bi_wkv falls back to its slow reference: {reason}", stacklevel=5)
+    return reason
 
 
 @torch.library.custom_op("rwkvfusion::bi_wkv", mutates_args=(), device_types="cpu")
@@ -146,6 +157,13 @@ def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor
     from model import bi_wkv_cpu
 
     return bi_wkv_cpu.forward(w, u, k, v)
+
+
+@_forward.register_kernel("cuda")
+def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from model import bi_wkv_cuda
+
+    return bi_wkv_cuda.forward(*(x.contiguous() for x in (w, u, k, v)))
 
 
 @torch.library.custom_op("rwkvfusion::bi_wkv_backward", mutates_args=(), device_types="cpu")
@@ -157,19 +175,35 @@ def _backward(
     return bi_wkv_cpu.backward(grad, w, u, k, v, carries, top)
 
 
+@_backward.register_kernel("cuda")
+def _(
+    grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from model import bi_wkv_cuda
+
+    return bi_wkv_cuda.backward(*(x.contiguous() for x in (grad, w, u, k, v, carries, top)))
+
+
 @_forward.register_fake
 def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    from model.bi_wkv_cpu import carries_shape
+    if k.device.type == "cuda":
+        from model.bi_wkv_cuda import carries_shape
 
-    top = k.new_empty((k.shape[0], 2, k.shape[2]))
-    return torch.empty_like(k), k.new_empty(carries_shape(*k.shape)), top
+        carries = w.new_empty(carries_shape(*k.shape), dtype=torch.float64)
+    else:
+        from model.bi_wkv_cpu import carries_shape
+
+        carries = w.new_empty(carries_shape(*k.shape))
+    top = w.new_empty((k.shape[0], 2, k.shape[2]))
+    return torch.empty_like(k, memory_format=torch.contiguous_format), carries, top
 
 
 @_backward.register_fake
 def _(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(w), torch.empty_like(u), torch.empty_like(k), torch.empty_like(v)
+    dw, du, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (w, u, k, v))
+    return dw, du, dk, dv
 
 
 def _keep(
@@ -188,3 +222,18 @@ def _differentiate(
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _fold(operator: Any, info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, Any]:
+    """torch.vmap: the mapped dimension joins the batch, which leads every argument and every result."""
+    size = info.batch_size
+    mapped = [
+        x.expand(size, *x.shape) if place is None else x.movedim(place, 0)
+        for x, place in zip(tensors, in_dims, strict=True)
+    ]
+    results = operator(*(x.flatten(0, 1) for x in mapped))
+    return tuple(x.unflatten(0, (size, -1)) for x in results), (0,) * len(results)
+
+
+_forward.register_vmap(partial(_fold, torch.ops.rwkvfusion.bi_wkv))
+_backward.register_vmap(partial(_fold, torch.ops.rwkvfusion.bi_wkv_backward))

@@ -1,24 +1,11 @@
-"""The compiled CPU kernel of the bi-WKV operator (eq. 7), forward and backward.
+"""The CPU kernel of the bi-WKV operator (eq. 7): the compiled loops of bi_wkv_loops, shared among threads.
 
-Three phases, each a loop over (batch item, chunk of tokens) that several threads share:
-
-1. `summarise` / `summarise_grad`: what a chunk adds to the scans of its neighbours;
-2. `carry`: the scans over chunks, in float64, with the decay e^{-w n/L} of a whole chunk computed directly
-   (multiplying a rounded decay by itself L times would bias far weights by L * 2^-25);
-3. `scan` / `scan_grad`: the scans inside a chunk, started from the carries.
-
-Numerators and denominators ride in one row of 2 C numbers, [E v | E]: they obey the same recurrence. Every
-inner loop runs over channels and writes a single array, which is what the compiler needs to vectorise it. The
-kernels release the GIL and are started from plain threads: numba's own thread pool aborts when autograd's
+The loops release the GIL and are started from plain threads: numba's own thread pool aborts when autograd's
 thread and the caller's use it at once.
-
-Values are measured from that of the heaviest token: y moves with v, and gradients lose no digits where that
-token dominates.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,284 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
-from numba.extending import overload
 from torch import Tensor
 
-_OPTIONS: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    # No nnan or ninf: NaN in the input must come out as NaN.
-    "fastmath": {"contract", "nsz", "arcp"},
-}
-_CHUNK = 32  # tokens: keeps the working set in cache, and the error of the repeated decay below 32 * 2^-25
+from model.bi_wkv_loops import CHUNK, carry, rebase, scan, scan_grad, summarise, summarise_grad
+
+_FLOAT32_EXPONENT = 56.0  # with shifted keys float32 has room for decays and bonuses up to e^56
 _INLINE_ELEMENTS = 1 << 15  # smaller inputs are not worth waking a thread
-
-
-def _exp(x: Any) -> Any:
-    """e^x for x <= 0; compiled per precision by `_overload_exp`."""
-    return np.exp(x)
-
-
-@overload(_exp, inline="always")
-def _overload_exp(x: Any) -> Callable[..., Any]:
-    if getattr(x, "bitwidth", 64) != 32:
-
-        def exp64(x: Any) -> Any:
-            return math.exp(x)
-
-        return exp64
-
-    log2e, ln2_high, ln2_low = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
-    c2, c3, c4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
-    c5, c6, c7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040)
-    one, half, least = np.float32(1), np.float32(0.5), np.float32(-87)
-
-    def exp32(x: Any) -> Any:
-        # x = n ln 2 + r, |r| <= ln 2 / 2: Taylor in r (error 5e-9), then 2^n through the exponent bits. The
-        # library's exp is a call per element; this vectorises. Below -87 it is exactly 0; NaN passes through.
-        bounded = least if x < least else x
-        n = np.floor(bounded * log2e + half)
-        r = bounded - n * ln2_high - n * ln2_low
-        series = one + r * (one + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))))
-        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        return np.float32(0) if x < least else series * power
-
-    return exp32
-
-
-@njit(**_OPTIONS)
-def _weigh(k: np.ndarray, v: np.ndarray, top: np.ndarray, rows: np.ndarray) -> None:
-    """rows[j] = [E_j (v_j - anchor) | E_j] with E = e^{k - key}, (key, anchor) = top."""
-    n, channels = k.shape
-    for j in range(n):
-        key, value, row = k[j], v[j], rows[j]
-        for c in range(channels):
-            row[channels + c] = _exp(key[c] - top[0, c])
-        for c in range(channels):
-            row[c] = row[channels + c] * (value[c] - top[1, c])
-
-
-@njit(**_OPTIONS)
-def _reduce(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """The state after a left-to-right scan of `rows` begun at 0, and after a right-to-left one."""
-    left[:] = 0
-    right[:] = 0
-    width = decay.shape[0]
-    for j in range(n):
-        row = rows[j]
-        for c in range(width):
-            left[c] = left[c] * decay[c] + row[c]
-    for j in range(n - 1, -1, -1):
-        row = rows[j]
-        for c in range(width):
-            right[c] = right[c] * decay[c] + row[c]
-
-
-@njit(**_OPTIONS)
-def _scan_rows(rows: np.ndarray, n: int, decay: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """Exclusive scans: left[j] of the rows before j, right[j] of those after; left[0], right[n-1] given."""
-    width = decay.shape[0]
-    for j in range(1, n):
-        row, before, here = rows[j - 1], left[j - 1], left[j]
-        for c in range(width):
-            here[c] = before[c] * decay[c] + row[c]
-    for j in range(n - 2, -1, -1):
-        row, after, here = rows[j + 1], right[j + 1], right[j]
-        for c in range(width):
-            here[c] = after[c] * decay[c] + row[c]
-
-
-@njit(**_OPTIONS)
-def summarise(
-    k: np.ndarray,
-    v: np.ndarray,
-    decay: np.ndarray,
-    size: int,
-    tops: np.ndarray,
-    sums: np.ndarray,
-    first: int,
-    last: int,
-) -> None:
-    """Phase 1, chunks first..last: largest key per channel, its value, and both summaries relative to them.
-
-    k, v (B, L, C); decay (B, 2 C); tops (B, N, 2, C); sums (B, N, 2, 2 C), left and right.
-    """
-    length, channels = k.shape[1:]
-    chunks = tops.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
-    for index in range(first, last):
-        b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
-        top = tops[b, m]
-        top[0] = -1e30  # not -inf: a chunk of absent tokens must sum to 0, not to NaN
-        top[1] = 0
-        for t in range(begin, end):
-            key, value = k[b, t], v[b, t]
-            for c in range(channels):
-                top[1, c] = value[c] if key[c] > top[0, c] else top[1, c]
-            for c in range(channels):
-                top[0, c] = key[c] if key[c] > top[0, c] else top[0, c]
-        _weigh(k[b, begin:end], v[b, begin:end], top, rows)
-        _reduce(rows, end - begin, decay[b], sums[b, m, 0], sums[b, m, 1])
-
-
-@njit(**_OPTIONS)
-def rebase(tops: np.ndarray, top: np.ndarray, sums: np.ndarray) -> None:
-    """Bring sums relative to each chunk's heaviest token to that of the whole sequence, in place."""
-    batch, chunks, _, channels = tops.shape
-    for b in range(batch):
-        for m in range(chunks):
-            for c in range(channels):
-                scale = _exp(tops[b, m, 0, c] - top[b, 0, c])
-                shift = tops[b, m, 1, c] - top[b, 1, c]
-                for side in range(2):
-                    row = sums[b, m, side]
-                    row[c] = scale * (row[c] + shift * row[channels + c])
-                    row[channels + c] *= scale
-
-
-@njit(**_OPTIONS)
-def carry(w: np.ndarray, length: int, size: int, sums: np.ndarray) -> None:
-    """Phase 2, in place: sums (B, N, 2, 2 C) of single chunks become the states that enter each chunk."""
-    batch, chunks, _, width = sums.shape
-    channels = width // 2
-    state = np.empty(width, np.float64)
-    leap = np.empty(width, np.float64)
-    for b in range(batch):
-        for side in range(2):
-            state[:] = 0
-            for step in range(chunks):
-                m = step if side == 0 else chunks - 1 - step
-                if step < 2 or step == chunks - 1:  # the last chunk may be shorter
-                    tokens = min(size, length - m * size)
-                    for c in range(width):
-                        leap[c] = math.exp(-w[b, c % channels] * tokens / length)
-                row = sums[b, m, side]
-                for c in range(width):
-                    own = row[c]
-                    row[c] = state[c]
-                    state[c] = state[c] * leap[c] + own
-
-
-@njit(**_OPTIONS)
-def scan(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
-    carries: np.ndarray, y: np.ndarray, first: int, last: int,
-) -> None:  # fmt: skip
-    """Phase 3: y (B, L, C) of chunks first..last; bonus e^u (C,), top (B, 2, C) largest key, its value."""
-    length, channels = k.shape[1:]
-    chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
-    left, right = np.empty_like(rows), np.empty_like(rows)
-    for index in range(first, last):
-        b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
-        n = end - begin
-        _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
-        left[0] = carries[b, m, 0]
-        right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
-        for j in range(n):
-            out, row, before, after = y[b, begin + j], rows[j], left[j], right[j]
-            for c in range(channels):
-                out[c] = top[b, 1, c] + (before[c] + after[c] + bonus[c] * row[c]) / (
-                    before[channels + c] + after[channels + c] + bonus[c] * row[channels + c]
-                )
-
-
-@njit(**_OPTIONS)
-def _grad_rows(
-    rows: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    bonus: np.ndarray,
-    grad: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """out[j] = [p_j | q_j]: p = grad / D, q = -p y."""
-    n, channels = grad.shape
-    for j in range(n):
-        row, before, after, g, pq = rows[j], left[j], right[j], grad[j], out[j]
-        for c in range(channels):
-            pq[c] = 1 / (before[channels + c] + after[channels + c] + bonus[c] * row[channels + c])
-        for c in range(channels):
-            pq[channels + c] = -(before[c] + after[c] + bonus[c] * row[c]) * pq[c] * pq[c] * g[c]
-        for c in range(channels):
-            pq[c] = pq[c] * g[c]
-
-
-@njit(**_OPTIONS)
-def summarise_grad(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
-    carries: np.ndarray, grad: np.ndarray, sums: np.ndarray, first: int, last: int,
-) -> None:  # fmt: skip
-    """Backward phase 1: summaries of p and q, shaped as in `summarise`."""
-    length, channels = k.shape[1:]
-    chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
-    left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
-    for index in range(first, last):
-        b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
-        n = end - begin
-        _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
-        left[0] = carries[b, m, 0]
-        right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
-        _grad_rows(rows, left, right, bonus, grad[b, begin:end], pq)
-        _reduce(pq, n, decay[b], sums[b, m, 0], sums[b, m, 1])
-
-
-@njit(**_OPTIONS)
-def scan_grad(
-    k: np.ndarray, v: np.ndarray, decay: np.ndarray, bonus: np.ndarray, size: int, top: np.ndarray,
-    carries: np.ndarray, grad: np.ndarray, grad_carries: np.ndarray, dk: np.ndarray, dv: np.ndarray,
-    dw: np.ndarray, du: np.ndarray, first: int, last: int,
-) -> None:  # fmt: skip
-    """Backward phase 3: dk, dv (B, L, C); dw, du (B, N, C), a partial sum per chunk (dw lacks its -λ/L)."""
-    length, channels = k.shape[1:]
-    chunks = carries.shape[1]
-    rows = np.empty((size, 2 * channels), k.dtype)
-    left, right, pq = np.empty_like(rows), np.empty_like(rows), np.empty_like(rows)
-    pq_left, pq_right = np.empty_like(rows), np.empty_like(rows)
-    spread = np.empty(2 * channels, k.dtype)
-    for index in range(first, last):
-        b, m = index // chunks, index % chunks
-        begin, end = m * size, min(m * size + size, length)
-        n = end - begin
-        _weigh(k[b, begin:end], v[b, begin:end], top[b], rows)
-        left[0] = carries[b, m, 0]
-        right[n - 1] = carries[b, m, 1]
-        _scan_rows(rows, n, decay[b], left, right)
-        _grad_rows(rows, left, right, bonus, grad[b, begin:end], pq)
-        pq_left[0] = grad_carries[b, m, 0]
-        pq_right[n - 1] = grad_carries[b, m, 1]
-        _scan_rows(pq, n, decay[b], pq_left, pq_right)
-        dw_chunk, du_chunk = dw[b, m], du[b, m]
-        dw_chunk[:] = 0
-        du_chunk[:] = 0
-        for j in range(n):
-            row, before, after = rows[j], left[j], right[j]
-            terms, gone, coming = pq[j], pq_left[j], pq_right[j]
-            dvalue, dkey = dv[b, begin + j], dk[b, begin + j]
-            for c in range(2 * channels):
-                spread[c] = gone[c] + coming[c]
-            for half in range(2):
-                for c in range(channels):
-                    spread[half * channels + c] += bonus[c] * terms[half * channels + c]
-            for c in range(channels):
-                dvalue[c] = row[channels + c] * spread[c]
-            for c in range(channels):
-                dkey[c] = row[c] * spread[c] + row[channels + c] * spread[channels + c]
-            for c in range(channels):
-                du_chunk[c] += bonus[c] * (row[c] * terms[c] + row[channels + c] * terms[channels + c])
-            # Every state meets the gradients on the far side of its token: eq. 7 seen from the decay.
-            for c in range(channels):
-                dw_chunk[c] += coming[c] * before[c] + coming[channels + c] * before[channels + c]
-            for c in range(channels):
-                dw_chunk[c] += gone[c] * after[c] + gone[channels + c] * after[channels + c]
 
 
 @lru_cache(maxsize=1)
@@ -330,61 +45,65 @@ def _share(kernel: Callable[..., None], jobs: int, elements: int, *arguments: An
         task.result()
 
 
-def _chunk_size(length: int, channels: int) -> int:
-    return min(length, _CHUNK)
+def _exceeds_float32(w: Tensor, u: Tensor) -> bool:
+    return bool(((w.abs() + u.clamp(min=0)).amax() > _FLOAT32_EXPONENT) | (u.amin() < -_FLOAT32_EXPONENT))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _decay(w: Tensor, length: int, dtype: np.dtype) -> np.ndarray:
+def _decay(w: Tensor, length: int, dtype: torch.dtype) -> np.ndarray:
     decay = torch.exp(w.double() / -length)
-    return torch.cat([decay, decay], dim=-1).numpy().astype(dtype)
+    return _array(torch.cat([decay, decay], dim=-1).to(dtype))
 
 
 def carries_shape(batch: int, length: int, channels: int) -> tuple[int, int, int, int]:
     """Of the states kept for the backward pass: two scans of 2 C numbers entering every chunk."""
-    return batch, -(-length // _chunk_size(length, channels)), 2, 2 * channels
+    return batch, -(-length // CHUNK), 2, 2 * channels
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and the heaviest token (B, 2, C).
+    """y, and what the backward pass needs: the carries (B, N, 2, 2 C) and (B, 2, C): largest key, anchor.
 
-    w (B, C), u (C,), k and v (B, L, C): float32 or float64, all of one dtype.
+    w and u (B, C), float64 for float64 keys and else float32; k and v (B, L, C).
     """
+    given, kept, sums = k.dtype, w.dtype, torch.float64 if _exceeds_float32(w, u) else w.dtype
+    w, u, k, v = (x.to(sums) for x in (w, u, k, v))
     batch, length, channels = k.shape
-    size = _chunk_size(length, channels)
-    chunks = -(-length // size)
-    keys, values, w64 = _array(k), _array(v), _array(w.double())
-    decay, bonus = _decay(w, length, keys.dtype), _array(u.exp())
-    y = torch.empty(k.shape, dtype=k.dtype)
-    carries = torch.empty((batch, chunks, 2, 2 * channels), dtype=k.dtype)
-    tops = np.empty((batch, chunks, 2, channels), keys.dtype)
-    _share(summarise, batch * chunks, k.numel(), keys, values, decay, size, tops, carries.numpy())
-    heaviest = tops[:, :, 0].argmax(axis=1)[:, None, None]
-    top = np.take_along_axis(tops, heaviest, axis=1)[:, 0]
+    carries = torch.empty(carries_shape(*k.shape), dtype=sums)
+    chunks = carries.shape[1]
+    keys, values, decay, bonus = _array(k), _array(v), _decay(w, length, sums), _array(u.exp())
+    y = torch.empty(k.shape, dtype=sums)
+    tops, top = np.empty((batch, chunks, 4, channels), keys.dtype), np.empty((batch, 2, channels), keys.dtype)
+    _share(summarise, batch * chunks, k.numel(), keys, values, decay, tops, carries.numpy())
     rebase(tops, top, carries.numpy())
-    carry(w64, length, size, carries.numpy())
-    _share(scan, batch * chunks, k.numel(), keys, values, decay, bonus, size, top, carries.numpy(), y.numpy())
-    return y, carries, torch.from_numpy(top)
+    carry(_array(w.double()), length, carries.numpy())
+    _share(scan, batch * chunks, k.numel(), keys, values, decay, bonus, top, carries.numpy(), y.numpy())
+    return y.to(given), carries.to(kept), torch.from_numpy(top).to(kept)
 
 
 def backward(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for w (B, C), u (C,), k and v, from the gradient of y and what `forward` kept."""
+    """Gradients for w and u (B, C), k and v, from the gradient of y and what `forward` kept."""
+    given, kept = k.dtype, w.dtype
+    if kept != torch.float64 and _exceeds_float32(
+        w, u
+    ):  # what was kept has too few digits and too little range
+        w, u, k, v = (x.double() for x in (w, u, k, v))
+        _, carries, top = forward(w, u, k, v)
+    grad, k, v = (x.to(w.dtype) for x in (grad, k, v))
     batch, length, channels = k.shape
-    size = _chunk_size(length, channels)
     chunks = carries.shape[1]
-    decay, bonus = _decay(w, length, _array(k[:0]).dtype), _array(u.exp())
-    shared = (_array(k), _array(v), decay, bonus, size, _array(top), _array(carries), _array(grad))
+    decay, bonus = _decay(w, length, w.dtype), _array(u.exp())
+    shared = (_array(k), _array(v), decay, bonus, _array(top), _array(carries), _array(grad))
     sums = np.empty(carries.shape, shared[0].dtype)
     _share(summarise_grad, batch * chunks, k.numel(), *shared, sums)
-    carry(_array(w.double()), length, size, sums)
+    carry(_array(w.double()), length, sums)
     dk, dv = torch.empty(k.shape, dtype=k.dtype), torch.empty(k.shape, dtype=k.dtype)
     parts = np.empty((2, batch, chunks, channels), sums.dtype)
     _share(scan_grad, batch * chunks, k.numel(), *shared, sums, dk.numpy(), dv.numpy(), parts[0], parts[1])
     dw, du = torch.from_numpy(parts.sum(axis=2, dtype=np.float64))
     dw = dw * torch.exp(w.double() / -length) / -length
-    return dw.to(w.dtype), du.sum(0).to(u.dtype), dk, dv
+    return dw.to(kept), du.to(kept), dk.to(given), dv.to(given)

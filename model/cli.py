@@ -152,6 +152,36 @@ def fuse(
         raise typer.Exit(1 if outcome.fused or outcome.skipped else 2)
 
 
+@app.command()
+def describe(
+    preset: Annotated[str | None, typer.Option(help="Task id: its full-size network.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Task id of known weights, or a .safetensors file: their history.")
+    ] = None,
+) -> None:
+    """Print a network's layers, parameters, FLOPs and memory, or where trained weights come from."""
+    with exit_on_error():
+        from model.describe import describe_preset, describe_weights
+
+        if (preset is None) == (weights is None):
+            raise InputError("give either --preset or --weights")
+        typer.echo(describe_preset(preset) if preset is not None else describe_weights(weights or ""))
+
+
+@app.command()
+def erf(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png).")],
+    preset: Annotated[str, typer.Option(help="Task id: its full-size network.")] = "visible_infrared",
+    size: Annotated[int, typer.Option(help="Side of the input image in pixels.")] = 96,
+) -> None:
+    """Draw the effective receptive field of every attention operator side by side (fig. 10)."""
+    with exit_on_error():
+        from model.erf import draw
+
+        for operator, share in draw(preset, out, size).items():
+            typer.echo(f"{operator}: reaches {100 * share:.1f} % of the pixels")
+
+
 def _dataset(name: str | None) -> str:
     from model.config import load_config
 
@@ -188,6 +218,6 @@ def main() -> None:
     root.add_typer(
         pipeline_app, name="pipeline", help="Offline guidance: captions, texts, boxes, masks, merge."
     )
-    root.add_typer(app, name="model", help="Train, evaluate, report and fuse.")
+    root.add_typer(app, name="model", help="Train, evaluate, report, fuse and describe.")
     with exit_on_error():
         root(prog_name="rwkvfusion")

@@ -28,17 +28,26 @@ class ModelConfig:
     """The network (sect. 3.2-3.5).
 
     ``encoder_depths``: BRWKV layers per level of the encoder, finest first; ``decoder_depths`` likewise, one
-    level fewer. ``width`` doubles with each level. ``scan``: strategy 1, 2 or 3 of sect. 3.4. ``guidance``:
-    what the multi-modal fusion modules take in. The last group are facts of the data, filled in by the
-    trainer.
+    level fewer. ``width`` doubles with each level. ``channel_ratio``: hidden channels of the channel mix.
+    The second group are the rows of Tables 6 and 7 (docs/network.md): ``operator``, the attention of the
+    spatial mixes; ``scan``, strategy 1, 2 or 3 of sect. 3.4; ``fusion``, the module that takes the guidance
+    in; ``backbone``; ``guidance``, what is taken in, ``unmerged`` being the text and every source's own
+    masks. The last group are facts of the data, filled in by the trainer; ``mask_channels`` are those of one
+    set of masks.
     """
 
     width: int = Field(default=16, ge=4)
     encoder_depths: tuple[int, ...] = Field(default=(1, 1), min_length=1)
     decoder_depths: tuple[int, ...] = (1,)
     channel_ratio: float = Field(default=2.0, gt=0)
+
+    operator: Literal[
+        "bi_wkv", "window_bi_wkv", "attention", "flatten_attention", "window_attention", "vmamba"
+    ] = "bi_wkv"
     scan: Literal[1, 2, 3] = 1
-    guidance: Literal["both", "text", "masks", "none"] = "both"
+    fusion: Literal["mfm", "mlp", "cross_attention"] = "mfm"
+    backbone: Literal["unet", "plain"] = "unet"
+    guidance: Literal["both", "text", "masks", "none", "unmerged"] = "both"
 
     in_channels: tuple[int, ...] = (1, 1)
     out_channels: int = 1
@@ -50,6 +59,17 @@ class ModelConfig:
         if len(self.decoder_depths) != len(self.encoder_depths) - 1:
             raise ValueError("decoder_depths must have one level fewer than encoder_depths")
 
+    @property
+    def mask_inputs(self) -> int:
+        """Channels of the masks given to the network: unmerged, every source has its own set."""
+        if self.guidance not in MASK_GUIDANCE:
+            return 0
+        return self.mask_channels * (len(self.in_channels) if self.guidance == "unmerged" else 1)
+
+
+TEXT_GUIDANCE = ("both", "text", "unmerged")
+MASK_GUIDANCE = ("both", "masks", "unmerged")
+"""Values of ModelConfig.guidance with text, and with masks."""
 
 DATA_FACTS = ("in_channels", "out_channels", "base", "text_width", "mask_channels")
 """Fields of ModelConfig that the data decide; they are not in params.yaml."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
 from pipeline.config import MASK_CHANNELS, guidance_dir
 from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, read_sources
@@ -60,12 +61,13 @@ def open_guidance(dataset: str, use: str = "both") -> Guidance:
         path = folder / f"{name}.zarr"
         return open_store(path) if wanted and path.exists() else None
 
-    return Guidance(opened("texts", use in ("both", "text")), opened("merged", use in ("both", "masks")))
+    return Guidance(opened("texts", use in TEXT_GUIDANCE), opened("merged", use in MASK_GUIDANCE))
 
 
 @dataclass(frozen=True)
 class Item:
-    """One sample as tensors: sources (C, H, W) in [0, 1], text (T, D), masks (20, H, W) of 0 and 1."""
+    """One sample as tensors: sources (C, H, W) in [0, 1], text (T, D), masks (20, H, W) of 0 and 1, or 20 for
+    each source."""
 
     id: str
     sources: tuple[Tensor, ...]
@@ -124,7 +126,7 @@ def collate(items: Sequence[Item]) -> Batch:
         text_length=length,
         masks=torch.stack(
             [
-                torch.zeros(MASK_CHANNELS, height, width) if item.masks is None else item.masks
+                masks[0].new_zeros(masks[0].shape[0], height, width) if item.masks is None else item.masks
                 for item in items
             ]
         )
@@ -152,6 +154,7 @@ class _Decoded:
     target: np.ndarray | None
     text: Tensor | None
     masks: np.ndarray | None  # bool (c, H, W)
+    mask_sources: np.ndarray | None = None  # uint32 (c,), bit s = seen in source s
 
     @property
     def nbytes(self) -> int:
@@ -164,7 +167,8 @@ class FusionDataset(Dataset[Item]):
     Unsupervised tasks give luminance; sharpening tasks give all bands and the target. In training an item is
     a random crop, flipped and turned, the same way for sources, target and masks, and drawn from
     (seed, epoch, index) alone; otherwise it is the whole image. Images smaller than the crop are reflected.
-    Raises InputError when samples disagree in number of sources, bands or ratio, or lack a needed target.
+    With ``unmerged`` every source has its own set of 20 masks. Raises InputError when samples disagree in
+    number of sources, bands or ratio, or lack a needed target.
     """
 
     def __init__(
@@ -176,6 +180,7 @@ class FusionDataset(Dataset[Item]):
         train: bool = True,
         seed: int = 0,
         cache_bytes: int = CACHE_BYTES,
+        unmerged: bool = False,
     ) -> None:
         if not samples:
             raise InputError(
@@ -187,6 +192,7 @@ class FusionDataset(Dataset[Item]):
         self.train = train
         self.seed = seed
         self.cache_bytes = cache_bytes
+        self.unmerged = unmerged
         self._cache: dict[int, _Decoded] = {}
         self._cached_bytes = 0
         first = self._decoded(0)
@@ -211,7 +217,7 @@ class FusionDataset(Dataset[Item]):
             masks = decoded.masks
             if masks is None and self.guidance.has_masks(sample.id):
                 masks = self._window(sample.id, decoded, 0, 0, height, width)
-            return self._item(sample.id, decoded.sources, decoded.target, decoded.text, masks)
+            return self._item(sample.id, decoded, decoded.sources, decoded.target, masks)
         random = np.random.default_rng((self.seed, epoch, index))
         step = max(self.ratios)
         y = step * int(random.integers(max(height - self.crop, 0) // step + 1))
@@ -229,9 +235,9 @@ class FusionDataset(Dataset[Item]):
             masks = _turned(_reflected(window, self.crop), turns, flip)
         return self._item(
             sample.id,
+            decoded,
             tuple(cut(source, ratio) for source, ratio in zip(decoded.sources, self.ratios, strict=True)),
             None if decoded.target is None else cut(decoded.target, 1),
-            decoded.text,
             masks,
         )
 
@@ -241,20 +247,22 @@ class FusionDataset(Dataset[Item]):
         assert self.guidance.masks is not None
         return self.guidance.masks.merged_crop(sample, y, x, height, width)
 
-    @staticmethod
     def _item(
+        self,
         sample: str,
+        decoded: _Decoded,
         sources: Sequence[np.ndarray],
         target: np.ndarray | None,
-        text: Tensor | None,
         masks: np.ndarray | None,
     ) -> Item:
+        if masks is not None and self.unmerged:
+            masks = by_source(masks, decoded.mask_sources, len(sources), sample)
         return Item(
             sample,
             tuple(torch.from_numpy(np.ascontiguousarray(source)) for source in sources),
             None if target is None else torch.from_numpy(np.ascontiguousarray(target)),
-            text,
-            None if masks is None else mask_channels(masks),
+            decoded.text,
+            None if masks is None else mask_channels(masks, len(sources) if self.unmerged else 1),
         )
 
     def _decoded(self, index: int) -> _Decoded:
@@ -263,6 +271,8 @@ class FusionDataset(Dataset[Item]):
         decoded = self._decode(self.samples[index])
         # Whole masks are worth reading only when they stay: the store cuts crops out more cheaply.
         merged = self.guidance.merged(self.samples[index].id)
+        if merged is not None:
+            decoded = dataclasses.replace(decoded, mask_sources=merged.sources)
         kept = decoded if merged is None else dataclasses.replace(decoded, masks=merged.mask)
         if self._cached_bytes + kept.nbytes > self.cache_bytes:
             return decoded
@@ -318,9 +328,27 @@ class FusionDataset(Dataset[Item]):
             )
 
 
-def mask_channels(mask: np.ndarray) -> Tensor:
-    """Bool (c, H, W) with c <= 20 to the network's float (20, H, W); absent objects are empty channels."""
-    channels = torch.zeros(MASK_CHANNELS, *mask.shape[1:])
+def by_source(mask: np.ndarray, sources: np.ndarray | None, count: int, sample: str) -> np.ndarray:
+    """Bool (c, H, W) as merge.mode `unmerged` leaves them to (20 count, H, W), 20 channels for each source.
+
+    ``sources``: uint32 (c,), bit s = seen in source s. Raises InputError where masks are merged after all.
+    """
+    bits = np.zeros(0, np.uint32) if sources is None else sources
+    if mask[len(bits) :].any() or (bits & (bits - 1)).any() or not bits.all():
+        raise InputError(
+            f"sample '{sample}': its masks are merged, but model.guidance is unmerged: "
+            "set merge.mode: unmerged and run `typer pipeline merge` again"
+        )
+    channels = np.zeros((count * MASK_CHANNELS, *mask.shape[1:]), dtype=bool)
+    for source in range(count):
+        own = np.flatnonzero(bits == 1 << source)
+        channels[source * MASK_CHANNELS :][: len(own)] = mask[own]
+    return channels
+
+
+def mask_channels(mask: np.ndarray, sets: int = 1) -> Tensor:
+    """Bool (c, H, W) to the network's float (20 sets, H, W); absent objects are empty channels."""
+    channels = torch.zeros(sets * MASK_CHANNELS, *mask.shape[1:])
     channels[: len(mask)] = torch.from_numpy(np.ascontiguousarray(mask))
     return channels
 

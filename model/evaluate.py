@@ -16,7 +16,7 @@ from rich.progress import track
 
 from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES
 from model.config import load_config, report_dir
-from model.data import open_guidance
+from model.data import by_source, open_guidance
 from model.inference import fuse, load_model
 from model.metrics import fusion_metrics, sharpening_metrics, target_metrics
 from model.results import EFFECT, GUIDED, UNGUIDED, Row, fused_path, summary, write_results
@@ -46,7 +46,8 @@ def evaluate(
     `fusers` gives the network of a task instead of its trained weights. Raises InputError for an unknown data
     set or task, a data set without test samples, a task without weights, and unreadable images.
     """
-    config = load_config().dataset(dataset)
+    params = load_config()
+    config = params.dataset(dataset)
     samples = [sample for sample in config.samples() if sample.split == "test"]
     present = [task for task in TASKS if any(sample.task == task for sample in samples)]
     if not present:
@@ -68,14 +69,18 @@ def evaluate(
         members = [sample for sample in samples if sample.task == task]
         found: list[Row] = []
         bare = 0
+        unmerged = params.for_task(task, dataset).model.guidance == "unmerged"
         for sample in track(members, description=task, console=console, transient=True):
             text, merged = guidance.text(sample.id), guidance.merged(sample.id)
             bare += text is None and merged is None
+            masks = None if merged is None else merged.mask
+            if merged is not None and unmerged:
+                masks = by_source(merged.mask, merged.sources, len(sample.sources), sample.id)
             found += measure(
                 sample,
                 ready[task],
                 None if text is None else text.features,
-                None if merged is None else merged.mask,
+                masks,
                 folder,
             )
         console.print(summary(task, found))

@@ -87,8 +87,8 @@ def _run(
         console.print(f"{job.output}: exists, skipped (--overwrite to replace)", markup=False, soft_wrap=True)
         return
     images = read_sources(sample)
-    text, merged, note = _guidance(sample, guidance)
-    pixels = fuse([image.pixels for image in images], fuser, text=text, masks=merged, colour=colour)
+    text, masks, note = _guidance(sample, guidance, fuser)
+    pixels = fuse([image.pixels for image in images], fuser, text=text, masks=masks, colour=colour)
     bits = _bits(images, sample)
     output = _output(job, pixels.shape[0], bits)
     for source in sample.sources:
@@ -101,7 +101,7 @@ def _run(
 
 
 def _guidance(
-    sample: Sample, guidance: Guidance
+    sample: Sample, guidance: Guidance, fuser: Fuser
 ) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, str]:
     text, merged = guidance.text(sample.id), guidance.merged(sample.id)
     kinds = [kind for kind, record in (("text", text), ("masks", merged)) if record is not None]
@@ -116,7 +116,7 @@ def _guidance(
                 "run `typer pipeline guidance` again"
             )
     note = f"guided by {' and '.join(kinds)}" if kinds else "unguided"
-    return None if text is None else text.features, None if merged is None else merged.mask, note
+    return None if text is None else text.features, fuser.masks_of(merged, sample.id), note
 
 
 def _bits(images: Sequence[Image], sample: Sample) -> int:

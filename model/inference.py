@@ -21,14 +21,15 @@ from safetensors.torch import load
 from torch import Tensor
 
 from model.colour import fuse_chroma, rgb_to_ycbcr, ycbcr_to_rgb
-from model.config import ModelConfig, run_dir
-from model.data import mask_channels
+from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig, run_dir
+from model.data import by_source, mask_channels
 from model.network import RWKVFusion
 from model.run import read_record
 from pipeline.config import build
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, read_image
 from pipeline.manifest import SHARPENING_TASKS, TASKS, nearest
+from pipeline.store import MergedMasks
 
 SHIPPED = Path(__file__).with_name("weights")
 Colour = Literal["auto", "rgb", "ycbcr", "gray"]
@@ -51,6 +52,13 @@ class Fuser:
     @property
     def sharpening(self) -> bool:
         return self.task in SHARPENING_TASKS
+
+    def masks_of(self, merged: MergedMasks | None, sample: str) -> NDArray[np.bool_] | None:
+        """A sample's stored masks as the network takes them. Raises InputError as `by_source` does."""
+        config = self.network.config
+        if merged is None or config.guidance != "unmerged":
+            return None if merged is None else merged.mask
+        return by_source(merged.mask, merged.sources, len(config.in_channels), sample)
 
 
 def find_weights(name: str | Path) -> Path:
@@ -120,9 +128,9 @@ def fuse(
     their type's maximum, floats lie in [0, 1]. Sharpening tasks fuse all bands; where the low-resolution
     source has more than the weights were trained on, groups of neighbouring bands are sharpened one after
     the other. The others fuse luminance; more sources than the network takes are folded in one after
-    the other. ``text``: features (T, 512); ``masks``: merged masks (c, H, W). ``colour``: ``ycbcr`` adds the
-    sources' fused chrominance, ``rgb`` fuses R, G, B one by one, ``gray`` gives luminance, ``auto`` is
-    ``ycbcr`` when a source is in colour.
+    the other. ``text``: features (T, 512); ``masks``: (c, H, W), merged, or for a network of unmerged masks
+    as `by_source` lays them out. ``colour``: ``ycbcr`` adds the sources' fused chrominance, ``rgb`` fuses
+    R, G, B one by one, ``gray`` gives luminance, ``auto`` is ``ycbcr`` when a source is in colour.
 
     Raises InputError when sources do not fit each other, the weights or the guidance.
     """
@@ -196,18 +204,20 @@ def _guidance(
 ) -> _Guidance:
     config = fuser.network.config
     features = length = channels = None
-    if text is not None and config.guidance in ("both", "text"):
+    if text is not None and config.guidance in TEXT_GUIDANCE:
         if text.ndim != 2 or text.shape[1] != config.text_width:
             raise InputError(f"text features have shape T x {config.text_width}, these have {text.shape}")
         features = torch.from_numpy(np.array(text, dtype=np.float32))[None].to(fuser.device)
         length = torch.tensor([len(text)], device=fuser.device)
-    if masks is not None and config.guidance in ("both", "masks"):
-        if masks.ndim != 3 or masks.shape[0] > config.mask_channels or masks.shape[1:] != tuple(size):
+    if masks is not None and config.guidance in MASK_GUIDANCE:
+        sets, most = config.mask_inputs // config.mask_channels, config.mask_inputs
+        fits = masks.ndim == 3 and masks.shape[1:] == tuple(size) and masks.shape[0] <= most
+        if not fits or (sets > 1 and masks.shape[0] != most):
             raise InputError(
-                f"masks have shape c x {size[0]} x {size[1]} with c <= {config.mask_channels}, "
+                f"masks have shape c x {size[0]} x {size[1]} with c {'<=' if sets == 1 else '='} {most}, "
                 f"these have {masks.shape}"
             )
-        channels = mask_channels(masks)[None].to(fuser.device)
+        channels = mask_channels(masks, sets)[None].to(fuser.device)
     return features, length, channels
 
 

@@ -1,4 +1,7 @@
-"""RWKVFusion (sect. 3.2, fig. 5): a U-Net of BRWKV layers whose encoder is guided by text and masks."""
+"""RWKVFusion (sect. 3.2, fig. 5): a U-Net of BRWKV layers whose encoder is guided by text and masks.
+
+With ``backbone: plain`` (sect. 6.1) the same layers stand in one row at full size, between SwinIR's ends.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import BRWKVLayer, ChannelMix, Convolution, MultiModalFusion, SpatialMix, Text
-from model.config import ModelConfig
+from model.blocks import BRWKVLayer, ChannelMix, Convolution, MultiModalFusion
+from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig
+from model.fusion_variants import CrossAttention, MLPFusion
+from model.operators import spatial_mix
+from model.spatial_mix import Text
+from model.windows import extend
 
 
 class RWKVFusion(nn.Module):
@@ -23,13 +30,20 @@ class RWKVFusion(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        widths = [config.width * 2**level for level in range(len(config.encoder_depths))]
+        encoder_depths, decoder_depths = config.encoder_depths, config.decoder_depths
+        plain = config.backbone == "plain"
+        if plain:
+            encoder_depths, decoder_depths = (sum(encoder_depths),), (sum(decoder_depths),)
+        widths = [config.width * 2**level for level in range(len(encoder_depths))]
         blocks = count()
-        self.stem = Convolution(sum(config.in_channels), widths[0])
+        source_channels = sum(config.in_channels)
+        self.stem: nn.Module = (
+            nn.Linear(source_channels, widths[0]) if plain else Convolution(source_channels, widths[0])
+        )
         layers = count()
         self.encoder = nn.ModuleList(
             nn.ModuleList(_guided_layer(config, width, blocks, next(layers)) for _ in range(depth))
-            for width, depth in zip(widths, config.encoder_depths, strict=True)
+            for width, depth in zip(widths, encoder_depths, strict=True)
         )
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(Convolution(fine, coarse, stride=2) for fine, coarse in steps)
@@ -37,12 +51,13 @@ class RWKVFusion(nn.Module):
         self.skip = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in steps)
         self.decoder = nn.ModuleList(
             nn.ModuleList(_layer(config, width, blocks) for _ in range(depth))
-            for width, depth in zip(widths, config.decoder_depths, strict=False)
+            for width, depth in zip(widths, decoder_depths, strict=False)
         )
         self.text = self.text_down = None
-        if config.guidance in ("both", "text"):
+        if config.guidance in TEXT_GUIDANCE:
             self.text = nn.Linear(config.text_width, widths[0])
             self.text_down = nn.ModuleList(nn.Linear(fine, coarse) for fine, coarse in steps)
+        self.body = Convolution(widths[0], widths[0]) if plain else None
         self.head = Convolution(widths[0], config.out_channels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -61,7 +76,8 @@ class RWKVFusion(nn.Module):
                 config.in_channels says; the first gives H and W, others are interpolated to it.
             text: features (B, T, text_width), or None.
             text_length: real tokens per sample (B,); the rest is padding and has no influence. None: all T.
-            masks: merged masks (B, mask_channels, H, W), bool or number, or None.
+            masks: (B, config.mask_inputs, H, W), bool or number, or None; merged, or unmerged those of the
+                first source, then those of the second.
 
         Returns:
             The fused image (B, out_channels, H, W), about [0, 1] and not clipped.
@@ -74,14 +90,14 @@ class RWKVFusion(nn.Module):
         aligned = [_resize(source, height, width) for source in sources]
         base = self._base(aligned)
         stride = 2 ** len(self.down)
-        image = _pad(torch.cat(aligned, dim=1), stride).permute(0, 2, 3, 1)
+        image = extend(torch.cat(aligned, dim=1), stride).permute(0, 2, 3, 1)
         guide = None
-        if masks is not None and self.config.guidance in ("both", "masks"):
-            guide = _pad(masks.to(image.dtype), stride).permute(0, 2, 3, 1)
+        if masks is not None and self.config.guidance in MASK_GUIDANCE:
+            guide = extend(masks.to(image.dtype), stride).permute(0, 2, 3, 1)
         words = self._text(text, text_length)
 
-        x = self.stem(image)
-        skips = []
+        x = first = self.stem(image)
+        skips: list[Tensor] = []
         for level, layers in enumerate(self.encoder):
             if level:
                 skips.append(x)
@@ -92,10 +108,13 @@ class RWKVFusion(nn.Module):
                     words = Text(self.text_down[level - 1](words.tokens), words.length)
             for layer in layers:  # type: ignore[attr-defined]
                 x, words = layer(x, image, guide, words)
-        for level in reversed(range(len(skips))):
-            x = _double(self.up[level](x)) + self.skip[level] * skips[level]
-            for layer in self.decoder[level]:  # type: ignore[attr-defined]
+        for level, layers in reversed(list(enumerate(self.decoder))):
+            if skips:
+                x = _double(self.up[level](x)) + self.skip[level] * skips.pop()
+            for layer in layers:  # type: ignore[attr-defined]
                 x, _ = layer(x)
+        if self.body is not None:
+            x = first + self.body(x)
         fused = self.head(x).permute(0, 3, 1, 2)[..., :height, :width]
         return base + fused
 
@@ -133,40 +152,39 @@ class RWKVFusion(nn.Module):
             raise ValueError(f"text must be ({batch}, T, {config.text_width}), got {tuple(text.shape)}")
         if text is not None and length is not None and length.shape != (batch,):
             raise ValueError(f"text_length must be ({batch},), got {tuple(length.shape)}")
-        if masks is not None and masks.shape != (batch, config.mask_channels, height, width):
-            wanted = (batch, config.mask_channels, height, width)
+        wanted = (batch, config.mask_inputs or config.mask_channels, height, width)
+        if masks is not None and masks.shape != wanted:
             raise ValueError(f"masks must be {wanted}, got {tuple(masks.shape)}")
 
 
 def _layer(config: ModelConfig, width: int, blocks: Iterator[int]) -> BRWKVLayer:
-    return BRWKVLayer(SpatialMix(width, config.scan, next(blocks)), ChannelMix(width, config.channel_ratio))
+    mix = spatial_mix(config.operator, width, config.scan, next(blocks))
+    return BRWKVLayer(mix, ChannelMix(width, config.channel_ratio))
 
 
 def _guided_layer(config: ModelConfig, width: int, blocks: Iterator[int], index: int) -> BRWKVLayer:
-    text_mix = None
-    if config.guidance in ("both", "text"):
-        text_mix = SpatialMix(width, config.scan, next(blocks), text_first=index % 2 == 0)
-    mask_channels = config.mask_channels if config.guidance in ("both", "masks") else 0
-    fusion = MultiModalFusion(width, sum(config.in_channels), mask_channels, text_mix, config.channel_ratio)
+    fusion = _fusion(config, width, blocks, index)
     layer = _layer(config, width, blocks)
     layer.fusion = fusion
     return layer
+
+
+def _fusion(config: ModelConfig, width: int, blocks: Iterator[int], index: int) -> nn.Module:
+    use_text, source_channels = config.guidance in TEXT_GUIDANCE, sum(config.in_channels)
+    if config.fusion == "mlp":
+        return MLPFusion(width, source_channels, config.mask_inputs, use_text)
+    text_mix: nn.Module | None = None
+    if use_text and config.fusion == "cross_attention":
+        text_mix = CrossAttention(width)
+    elif use_text:
+        text_mix = spatial_mix(config.operator, width, config.scan, next(blocks), text_first=index % 2 == 0)
+    return MultiModalFusion(width, source_channels, config.mask_inputs, text_mix, config.channel_ratio)
 
 
 def _resize(source: Tensor, height: int, width: int) -> Tensor:
     if source.shape[-2:] == (height, width):
         return source
     return F.interpolate(source, (height, width), mode="bicubic", align_corners=False)
-
-
-def _pad(x: Tensor, stride: int) -> Tensor:
-    """Extend (B, C, H, W) at the bottom and right to multiples of the stride, mirrored where large enough."""
-    height, width = x.shape[-2:]
-    down, right = -height % stride, -width % stride
-    if not (down or right):
-        return x
-    mode = "reflect" if down < height and right < width else "replicate"
-    return F.pad(x, (0, right, 0, down), mode=mode)
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -20,14 +20,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from model.config import Config, ModelConfig, run_dir
+from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, Config, ModelConfig, run_dir
 from model.data import FusionDataset, Guidance, open_guidance
 from pipeline.errors import InputError
 from pipeline.images import write_atomically
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
 FORMAT = 1
-TRAINING_CODE = ("bi_wkv", "bi_wkv_cpu", "scan", "blocks", "network", "losses", "data", "train")
+TRAINING_CODE = (
+    *("bi_wkv", "bi_wkv_cpu", "bi_wkv_loops", "bi_wkv_cuda"),
+    *("selective_scan", "scan", "windows", "spatial_mix", "operators"),
+    *("blocks", "fusion_variants", "network", "losses", "data", "train"),
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,15 @@ def prepare(config: Config) -> Run:
     _check_guidance(config, guidance, content)
 
     def joined(chosen: list[Sample], train: bool) -> FusionDataset:
-        return FusionDataset(chosen, settings.task, guidance, settings.crop, train, settings.seed)
+        return FusionDataset(
+            chosen,
+            settings.task,
+            guidance,
+            settings.crop,
+            train,
+            settings.seed,
+            unmerged=config.model.guidance == "unmerged",
+        )
 
     dataset = joined(training, train=True)
     # The residual of a sharpening network is added to the source that has the bands: the last one.
@@ -190,8 +202,8 @@ def _check_guidance(config: Config, guidance: Guidance, content: Mapping[str, st
     """Training without the guidance that params.yaml asks for would go unnoticed: refuse it."""
     name, use = config.train.dataset, config.model.guidance
     remedy = f"run `typer pipeline guidance --dataset {name}` or set model.guidance: none"
-    wanted = [("texts", guidance.texts)] * (use in ("both", "text"))
-    wanted += [("merged masks", guidance.masks)] * (use in ("both", "masks"))
+    wanted = [("texts", guidance.texts)] * (use in TEXT_GUIDANCE)
+    wanted += [("merged masks", guidance.masks)] * (use in MASK_GUIDANCE)
     for kind, store in wanted:
         if store is None:
             raise InputError(

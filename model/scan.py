@@ -52,6 +52,15 @@ def unscan(x: Tensor, along: tuple[Path, ...], height: int, width: int) -> Tenso
     return torch.cat(images, dim=-1)
 
 
+def rescan(x: Tensor, along: tuple[Path, ...]) -> Tensor:
+    """Inverse of `unscan`: (B, H, W, n C') to (B, H W, n C'), every scan's channels along that scan."""
+    sequences = []
+    parts = x.chunk(2 * len(along), dim=-1)
+    for path, forward, backward in zip(along, parts[::2], parts[1::2], strict=True):
+        sequences += [_unfold(forward, path), _unfold(backward, path).flip(1)]
+    return torch.cat(sequences, dim=-1)
+
+
 def _unfold(x: Tensor, path: Path) -> Tensor:
     if path == "rows":
         return x.flatten(1, 2)

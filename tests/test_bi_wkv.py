@@ -4,16 +4,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.signal import lfilter
 from torch import Tensor
 
 from model import bi_wkv as module
 from model.bi_wkv import bi_wkv
 
 KERNELS = ["cpu", "reference"]
+BARS = {"y": 1e-5, "dw": 1e-4, "du": 1e-4, "dk": 1e-5, "dv": 1e-5}  # of float32, relative to the RMS
 LENGTHS = [1, 2, 63, 64, 65, 1000, 4097]
 
 
@@ -38,6 +41,42 @@ def double_sum(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
             columns.append(torch.softmax(exponent, dim=1) @ v[b, :, c])
         items.append(torch.stack(columns, dim=1))
     return torch.stack(items)
+
+
+def float64_scan(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> list[Tensor]:
+    """y, dw, du, dk, dv of one batch item by the recurrences, in float64, with scipy's filter as the scan."""
+
+    def left(x: np.ndarray, factor: float) -> np.ndarray:
+        return np.asarray(lfilter([0, 1], [1, -factor], x))
+
+    columns = []
+    for c in range(k.shape[2]):
+        factor = np.exp(-float(w[c]) / k.shape[1])
+        values, slope = v[0, :, c].double().numpy(), grad[0, :, c].double().numpy()
+        weight = np.exp(k[0, :, c].double().numpy() - float(k[0, :, c].max()))
+        bonus = np.exp(float(u[c]))
+        from_left = [left(x, factor) for x in (weight * values, weight)]
+        from_right = [left(x[::-1], factor)[::-1] for x in (weight * values, weight)]
+        numerator, denominator = (
+            a + b + bonus * x
+            for a, b, x in zip(from_left, from_right, (weight * values, weight), strict=True)
+        )
+        y = numerator / denominator
+        pq = slope / denominator, -y * slope / denominator
+        gone = [left(x, factor) for x in pq]
+        coming = [left(x[::-1], factor)[::-1] for x in pq]
+        spread = [a + b + bonus * x for a, b, x in zip(gone, coming, pq, strict=True)]
+        met = sum((a * b).sum() for a, b in zip(coming + gone, from_left + from_right, strict=True))
+        columns.append(
+            (
+                y,
+                -factor / k.shape[1] * met,
+                (bonus * weight * (pq[0] * values + pq[1])).sum(),
+                weight * (values * spread[0] + spread[1]),
+                weight * spread[0],
+            )
+        )
+    return [torch.from_numpy(np.stack(x, axis=-1)) for x in zip(*columns, strict=True)]
 
 
 def draw(batch: int, length: int, channels: int, seed: int = 0) -> list[Tensor]:
@@ -73,12 +112,19 @@ def test_float32_agrees_with_the_double_sum(kernel: str, length: int, keys: floa
     grad = torch.randn(k.shape, generator=torch.Generator().manual_seed(1))
     true = with_gradients(double_sum, inputs, grad)
     got = with_gradients(bi_wkv, inputs, grad)
-    bars = {"y": 1e-5, "dw": 1e-4, "du": 1e-4, "dk": 1e-5, "dv": 1e-5}
-    for (name, bar), left, right in zip(bars.items(), got, true, strict=True):
+    for (name, bar), left, right in zip(BARS.items(), got, true, strict=True):
         assert error(left, right) <= bar, name
         # The worst single element too: a wrong border between chunks would hide in a mean.
         scale = right.abs().max().clamp(min=1e-12)
         assert (left.double() - right).abs().max() <= bar * max(scale, 1e-6), name
+
+
+def test_a_long_sequence_agrees_with_a_float64_scan(kernel: str) -> None:
+    inputs = draw(1, 307200, 2)
+    grad = torch.randn(inputs[2].shape, generator=torch.Generator().manual_seed(1))
+    got = with_gradients(bi_wkv, inputs, grad)
+    for (name, bar), left, right in zip(BARS.items(), got, float64_scan(*inputs, grad), strict=True):
+        assert error(left, right) <= bar, name
 
 
 @given(
@@ -140,7 +186,7 @@ def test_inputs_need_not_be_contiguous(kernel: str) -> None:
         torch.testing.assert_close(left, right)
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 100, 6000])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130, 6000])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch, length: int, threads: int) -> None:
     import numpy as np
@@ -152,7 +198,7 @@ def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch, length: int, 
     monkeypatch.setattr(bi_wkv_cpu.torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
     w, u, k, v = draw(2, length, 5)
-    w = w.expand(2, -1)
+    w, u = w.expand(2, -1), u.expand(2, -1)
     y, carries, top = bi_wkv_cpu.forward(w, u, k, v)
     for result in (y, *bi_wkv_cpu.backward(torch.ones_like(k), w, u, k, v, carries, top)):
         assert torch.isfinite(result).all()
@@ -183,13 +229,13 @@ def test_empty_batch(kernel: str) -> None:
 
 def test_the_custom_operator_is_registered_correctly() -> None:
     w, u, k, v = draw(2, 40, 4)
-    inputs = tuple(x.requires_grad_() for x in (w.expand(2, -1).clone(), u, k, v))
+    inputs = tuple(x.requires_grad_() for x in (w.expand(2, -1).clone(), u.expand(2, -1).clone(), k, v))
     torch.library.opcheck(torch.ops.rwkvfusion.bi_wkv, inputs)
 
 
 def test_unknown_kernel_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RWKVFUSION_KERNEL", "fast")
-    with pytest.raises(ValueError, match="auto, cpu, reference"):
+    with pytest.raises(ValueError, match="auto, cuda, cpu, reference"):
         bi_wkv(*draw(1, 4, 2))
 
 
@@ -197,6 +243,7 @@ def test_falls_back_with_one_warning_without_numba(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RWKVFUSION_KERNEL", "auto")
     monkeypatch.delitem(sys.modules, "model.bi_wkv_cpu", raising=False)
     monkeypatch.delattr("model.bi_wkv_cpu", raising=False)
+    monkeypatch.delitem(sys.modules, "model.bi_wkv_loops", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     module._why_no_numba.cache_clear()
     try:
@@ -225,3 +272,9 @@ def test_falls_back_with_one_warning_without_numba(monkeypatch: pytest.MonkeyPat
 def test_shapes_that_do_not_fit_are_named(w: tuple, u: tuple, k: tuple, v: tuple) -> None:
     with pytest.raises(ValueError, match="bi_wkv:"):
         bi_wkv(torch.zeros(w), torch.zeros(u), torch.zeros(k), torch.zeros(v))
+
+
+def test_tensors_on_two_devices_are_named() -> None:
+    w, u, k, v = draw(1, 5, 4)
+    with pytest.raises(ValueError, match="cpu, meta, cpu, cpu"):
+        bi_wkv(w, u.to("meta"), k, v)

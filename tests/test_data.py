@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_project import make_project, masks_of, text_of
 
-from model.data import EndlessBatches, FusionDataset, Guidance, collate, open_guidance
+from model.data import (
+    EndlessBatches,
+    FusionDataset,
+    Guidance,
+    by_source,
+    collate,
+    mask_channels,
+    open_guidance,
+)
 from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, write_image
 from pipeline.manifest import Sample, Source
@@ -144,3 +152,43 @@ def test_samples_of_other_make_up_are_named(samples: list[Sample]) -> None:
 def test_no_samples() -> None:
     with pytest.raises(InputError, match="no samples of task 'medical'"):
         FusionDataset([], "medical")
+
+
+def test_unmerged_masks_stand_by_source() -> None:
+    mask = np.random.default_rng(0).random((3, 5, 6)) > 0.5
+    laid = by_source(mask, np.array([2, 1, 2], np.uint32), 2, "a")
+    expected = np.zeros((40, 5, 6), dtype=bool)
+    expected[0], expected[20], expected[21] = mask[1], mask[0], mask[2]
+    assert np.array_equal(laid, expected)
+    assert mask_channels(laid, 2).shape == (40, 5, 6)
+
+
+@pytest.mark.parametrize("sources", [None, np.array([1, 3], np.uint32), np.array([1, 0], np.uint32)])
+def test_merged_masks_are_no_unmerged_ones(sources: np.ndarray | None) -> None:
+    with pytest.raises(InputError, match=r"sample 'a': its masks are merged.*merge\.mode: unmerged"):
+        by_source(np.ones((2, 4, 4), dtype=bool), sources, 2, "a")
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dataset_gives_every_source_its_own_masks(samples: list[Sample], tmp_path: Path, train: bool) -> None:
+    from pipeline.store import MergedMasks, create_store
+
+    mask = np.ones((2, 24, 32), dtype=bool)
+    mask[1, :, ::2] = False
+    store = create_store(tmp_path / "unmerged.zarr", "merged", ["vi0"], {}, "1", H=24, W=32)
+    ones = np.ones(2, np.float32)
+    record = MergedMasks(mask, ("car", "person"), ones, ones, sources=np.array([1, 2], np.uint32))
+    store.write({"vi0": record})
+    guidance = Guidance(masks=store)
+    for cache_bytes in (0, 2**30):
+        dataset = FusionDataset(
+            samples[:1], "visible_infrared", guidance, 16, train, cache_bytes=cache_bytes, unmerged=True
+        )
+        batch = collate([dataset[0]])
+        assert batch.masks is not None
+        assert batch.masks.shape[1] == 40
+        shares = batch.masks.mean(dim=(0, 2, 3))
+        assert (shares[0], shares[20], shares.sum()) == (1.0, 0.5, 1.5)
+    merged = FusionDataset(samples[1:2], "visible_infrared", open_guidance("tiny", "unmerged"), unmerged=True)
+    with pytest.raises(InputError, match="its masks are merged"):
+        merged[0]

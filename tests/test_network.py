@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.blocks import ChannelMix, SpatialMix, Text
+from model.blocks import ChannelMix
 from model.config import ModelConfig
 from model.network import RWKVFusion
+from model.operators import BiWKV
+from model.spatial_mix import Text
 
 T, D, MASKS = 7, 12, 20
 
@@ -102,8 +104,8 @@ def test_text_order_in_spatial_mix() -> None:
     torch.manual_seed(0)
     image, tokens = torch.randn(1, 3, 4, 4), torch.randn(1, 5, 4)
     text = Text(tokens, torch.tensor([5]))
-    first = SpatialMix(4, 1, 0, text_first=True)
-    last = SpatialMix(4, 1, 0, text_first=False)
+    first = BiWKV(4, 1, 0, text_first=True)
+    last = BiWKV(4, 1, 0, text_first=False)
     last.load_state_dict(first.state_dict())
     a, b = first(image, text)[0], last(image, text)[0]
     assert not torch.allclose(a, b)
