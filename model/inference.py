@@ -184,6 +184,11 @@ def _check(images: Sequence[FloatArray], fuser: Fuser) -> None:
                 "give the sources in that order or train weights for them"
             )
         return
+    for number, image in enumerate(images, start=1):
+        if image.shape[0] not in (1, 3):
+            raise InputError(
+                f"source {number} has {image.shape[0]} bands; {fuser.task} takes grey or RGB images, convert it"
+            )
     if len(images) < len(wanted):
         raise InputError(
             f"{fuser.path}: fuses {len(wanted)} sources, got {len(images)}; give the missing one"

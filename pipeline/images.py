@@ -223,10 +223,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_sources(sample: Sample) -> list[Image]:
     """Read the sources of a sample in role order and check that their sizes agree.
 
-    All must have the first one's (H, W); in sharpening tasks a later source may be smaller by one integer
-    ratio. Raises InputError naming the sample.
+    Outside sharpening they are grey or RGB. All must have the first one's (H, W); in sharpening tasks a later
+    source may be smaller by one integer ratio. Raises InputError naming the sample.
     """
     images = [read_image(source.path, sample.bits) for source in sample.sources]
+    for source, image in zip(sample.sources, images, strict=True):
+        bands = image.pixels.shape[0]
+        if sample.task not in SHARPENING_TASKS and bands not in (1, 3):
+            raise InputError(
+                f"sample '{sample.id}': the {source.role} image has {bands} bands ({source.path}); "
+                f"{sample.task} takes grey or RGB images, convert it"
+            )
     height, width = images[0].size
     for source, image in zip(sample.sources[1:], images[1:], strict=True):
         h, w = image.size

@@ -144,6 +144,12 @@ def test_unequal_sizes_are_refused_by_sample(tmp_path: Path) -> None:
         read_sources(sample)
 
 
+def test_too_many_bands_are_refused_by_sample(tmp_path: Path) -> None:
+    sample = pair(tmp_path, "visible_infrared", (20, 30), (20, 30, 4))
+    with pytest.raises(InputError, match=r"sample 'a': the infrared image has 4 bands .*takes grey or RGB"):
+        read_sources(sample)
+
+
 def test_sharpening_takes_one_whole_ratio(tmp_path: Path) -> None:
     sample = pair(tmp_path, "pansharpening", (32, 48), (8, 12, 4))
     assert [image.size for image in read_sources(sample)] == [(32, 48), (8, 12)]

@@ -112,6 +112,7 @@ def test_more_bands_than_trained_for_are_sharpened_in_groups(sharpener: Fuser) -
     ("sources", "message"),
     [
         ([np.zeros((8, 8))], "fuses 2 sources, got 1"),
+        ([np.zeros((8, 8)), np.zeros((5, 8, 8))], "source 2 has 5 bands; visible_infrared takes grey or RGB"),
         ([np.zeros((8, 8)), np.zeros((8, 9))], "source 2 is 8x9, the first is 8x8"),
         ([np.zeros((8, 8)), np.full((8, 8), 3.0)], r"outside \[0, 1\]"),
         ([np.zeros((8, 8)), np.full((8, 8), np.nan)], "NaN"),
