@@ -187,7 +187,7 @@ def _check(images: Sequence[FloatArray], fuser: Fuser) -> None:
     for number, image in enumerate(images, start=1):
         if image.shape[0] not in (1, 3):
             raise InputError(
-                f"source {number} has {image.shape[0]} bands; {fuser.task} takes grey or RGB images, convert it"
+                f"source {number} has {image.shape[0]} bands; {fuser.task} takes grey or RGB images"
             )
     if len(images) < len(wanted):
         raise InputError(
