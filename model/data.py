@@ -36,6 +36,11 @@ class Guidance:
         assert isinstance(record, Text)
         return record
 
+    @property
+    def text_encoder(self) -> str | None:
+        """Identity of the model that made the text features, None when there are none."""
+        return None if self.texts is None else self.texts.config.get("identity")
+
     def merged(self, sample: str) -> MergedMasks | None:
         """Merged masks of a sample, None when there are none."""
         if not self.has_masks(sample):

@@ -104,7 +104,6 @@ def _guidance(
     sample: Sample, guidance: Guidance, fuser: Fuser
 ) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, str]:
     text, merged = guidance.text(sample.id), guidance.merged(sample.id)
-    kinds = [kind for kind, record in (("text", text), ("masks", merged)) if record is not None]
     for store in (guidance.texts, guidance.masks):
         if (
             store is not None
@@ -115,7 +114,11 @@ def _guidance(
                 f"{store.path}: sample '{sample.id}' has changed since its guidance was made; "
                 "run `typer pipeline guidance` again"
             )
-    note = f"guided by {' and '.join(kinds)}" if kinds else "unguided"
+    trained, reason = fuser.record.get("text_encoder"), ""
+    if text is not None and trained not in (None, guidance.text_encoder):
+        text, reason = None, f" (not by text: the weights know {trained}, not {guidance.text_encoder})"
+    kinds = [kind for kind, record in (("text", text), ("masks", merged)) if record is not None]
+    note = (f"guided by {' and '.join(kinds)}" if kinds else "unguided") + reason
     return None if text is None else text.features, fuser.masks_of(merged, sample.id), note
 
 

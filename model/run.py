@@ -111,6 +111,7 @@ class Run:
             "loss": dataclasses.asdict(config.loss),
             "train": dataclasses.asdict(config.train),
             "guidance": _guidance_note(self.training.guidance),
+            "text_encoder": self.training.guidance.text_encoder,
             "train_samples": [sample.id for sample in self.training.samples],
             "validation_samples": [sample.id for sample in validation],
             "metrics": dict(metrics),

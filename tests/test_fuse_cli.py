@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -203,6 +204,19 @@ def test_failing_samples_are_named_and_the_others_fused(project: Path) -> None:
     assert "failed vi1: data/infrared/vi1.png" in said
     assert "failed vi2: sample 'vi2': visible is 24x32 but infrared is 10x10" in said
     assert sorted(path.name for path in Path("out").iterdir()) == [f"vi{n}.png" for n in (0, 3, 4, 5, 6, 7)]
+
+
+def test_text_of_an_encoder_that_the_weights_never_saw_is_left_out(project: Path) -> None:
+    arguments = ("--dataset", "tiny", "--split", "test", "--task", "visible_infrared", "-o")
+    weights = make_weights(project / "known.safetensors", "visible_infrared")
+    record = json.loads(weights.with_suffix(".json").read_text())
+    fuse(*arguments, "with_text", "--weights", str(weights))
+    weights.with_suffix(".json").write_text(json.dumps(record | {"text_encoder": "t5-small"}))
+    code, said = fuse(*arguments, "without", "--weights", str(weights))
+    assert code == 0
+    assert "guided by masks (not by text: the weights know t5-small" in said
+    image = next(Path("without").iterdir()).name
+    assert (project / "without" / image).read_bytes() != (project / "with_text" / image).read_bytes()
 
 
 def test_stale_guidance_is_not_used(project: Path) -> None:
