@@ -119,4 +119,5 @@ def _check_content(bands: NDArray[np.float32], sources: SampleImages) -> None:
     # Sources may be each other's negative, so their shares are told apart by regression.
     design = np.stack([*(plane.ravel() for plane in planes), np.ones(grey.size)], axis=1)
     shares = np.linalg.lstsq(design, grey.ravel(), rcond=None)[0][:-1]
-    assert min(shares) > 0.05, (name, shares)
+    # An under-exposed source holds few grey levels: its share is small where its partner is well exposed.
+    assert min(shares) > 0.02, (name, shares)
