@@ -5,6 +5,7 @@ Images travel as (B, H, W, C), text as (B, T, C). The operators themselves are i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class Layout:
         return torch.cat([text, pixels] if self.text_first else [pixels, text], dim=1)
 
 
-class SpatialMix(nn.Module):
+class SpatialMix(nn.Module, ABC):
     """Eq. 6-8 over the scans of an image and, beside it, text tokens at one end of every scan.
 
     Image and text are normalised, mixed and returned without a residual. Padding tokens of the text stand at
@@ -82,13 +83,13 @@ class SpatialMix(nn.Module):
     def make_parameters(self, width: int) -> None:
         """Add the operator's own parameters for sequences of that many channels."""
 
+    @abstractmethod
     def operate(self, sequence: Tensor, layout: Layout) -> Tensor:
         """Attend: the scanned sequence (B, L, n C) to the gated attention (B, L, n C) of eq. 8."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attention_operations(self, length: int) -> int:
         """Multiplications with addition of the operator on L tokens, without those of its layers."""
-        raise NotImplementedError
 
     def operations(self, height: int, width: int, words: int) -> int:
         """Those of eq. 6 and of the operator, for one image and its text."""

@@ -144,6 +144,7 @@ def test_describe_weights_tells_their_history(tmp_path: Path) -> None:
 
 def test_describe_names_missing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("model.inference.SHIPPED", tmp_path)
     result = CLI.invoke(app, ["describe", "--weights", "medical"])
     assert result.exit_code == 2
     assert "no weights for 'medical' yet" in result.output
