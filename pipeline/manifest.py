@@ -104,7 +104,7 @@ def file_of(path: Path) -> Path:
 
 @contextmanager
 def _collecting_later() -> Iterator[None]:
-    """A hundred thousand samples hold no cycles, yet looking for some takes two thirds of the reading time."""
+    """A hundred thousand samples hold no cycles; looking for some takes two thirds of the reading time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

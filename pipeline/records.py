@@ -13,6 +13,9 @@ from pipeline.config import MASK_CHANNELS
 TILE = 128
 """Side of a chunk of merged masks: a training crop touches one to four."""
 
+PIXEL_TYPES = ("uint8", "uint16", "float32")
+"""Types of cached images; a store takes the narrowest that holds all of its samples."""
+
 MAX_INSTANCES = 64
 """Instances per source at most: the bits of one uint64."""
 
@@ -70,7 +73,17 @@ class MergedMasks:
     sources: np.ndarray | None = None
 
 
-Record = Caption | Text | SampleInstances | MergedMasks
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded images of one sample, the bands of all of them on the common grid: (B, H, W) unsigned integers,
+    or float32 in [0, 1]; bits (B,) of each band, 32 for float32; and what tells whether its files changed."""
+
+    values: np.ndarray
+    bits: np.ndarray
+    stamp: str
+
+
+Record = Caption | Text | SampleInstances | MergedMasks | Pixels
 Row = dict[str, Any]
 """Array name -> the values of one sample, not padded."""
 
@@ -78,7 +91,7 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Array:
     """Type and sizes per sample of one array; `tile` is the inner chunk of a large (sharded) one. The sizes S
-    (sources), H, W (of the largest sample), T (tokens) and D (width) are those of one store."""
+    (sources), B (bands), H, W (of the largest sample), T (tokens) and D (width) are those of one store."""
 
     dtype: str
     sizes: tuple[str | int, ...] = ()
@@ -111,6 +124,16 @@ LAYOUT: dict[str, dict[str, Array]] = {
         "iou": Array("float32", (MASK_CHANNELS,)),
         "sources": Array("uint32", (MASK_CHANNELS,)),
         **{name: Array("int32") for name in ("count", "dropped", "overflow", "height", "width")},
+    },
+    **{
+        f"images_{dtype}": {
+            "pixels": Array(dtype, ("B", "H", "W"), ("B", TILE, TILE)),
+            "bits": Array("int32", ("B",)),
+            "stamp": Array("str"),
+            "height": Array("int32"),
+            "width": Array("int32"),
+        }
+        for dtype in PIXEL_TYPES
     },
 }
 EVERY_KIND = {"id": Array("str"), "content": Array("str"), "done": Array("uint8")}
@@ -153,6 +176,10 @@ def encode(record: Record) -> Row:
             "height": height,
             "width": width,
         }
+    if isinstance(record, Pixels):
+        height, width = record.values.shape[1:]
+        sizes = {"height": height, "width": width}
+        return {"pixels": record.values, "bits": record.bits, "stamp": record.stamp, **sizes}
     return _encode_instances(record)
 
 
@@ -163,6 +190,8 @@ def decode(kind: str, row: Mapping[str, Any]) -> Record:
     if kind == "texts":
         return Text(row["text"][: row["length"]])
     height, width = int(row["height"]), int(row["width"])
+    if kind.startswith("images_"):
+        return Pixels(row["pixels"][:, :height, :width], row["bits"].copy(), str(row["stamp"]))
     if kind == "merged":
         count = int(row["count"])
         return MergedMasks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -25,6 +24,7 @@ from pipeline.records import (
     Caption,
     Instances,
     MergedMasks,
+    Pixels,
     Record,
     Row,
     SampleInstances,
@@ -33,6 +33,8 @@ from pipeline.records import (
     encode,
     unpack,
 )
+from pipeline.shards import read_window
+from pipeline.store_facts import SCHEMA, damaged, fingerprint, read_attributes, remedy, why_stale
 
 __all__ = [
     "MAX_INSTANCES",
@@ -40,6 +42,7 @@ __all__ = [
     "Caption",
     "Instances",
     "MergedMasks",
+    "Pixels",
     "Record",
     "SampleInstances",
     "Store",
@@ -51,11 +54,10 @@ __all__ = [
     "prepare_store",
 ]
 
-SCHEMA = 1
-
 _SHARD_SAMPLES = 32  # samples per shard of a large array, fewer when they would need more memory than this:
 _SHARD_BYTES = 2**28
 _CHUNK_SAMPLES = 256  # samples per chunk of a small array
+_KEPT_BYTES = 2**25  # a small array below this is read once
 _CODECS = (ZstdCodec(level=3), Crc32cCodec())
 
 
@@ -120,12 +122,25 @@ class Store:
 
     def merged_crop(self, sample: str, y: int, x: int, h: int, w: int) -> np.ndarray:
         """Merged masks of a window as bool (20, h, w); only the 128 x 128 tiles it touches are read."""
+        return unpack(self._crop("mask", sample, y, x, h, w), MASK_CHANNELS)
+
+    def pixel_crop(self, sample: str, y: int, x: int, h: int, w: int) -> Pixels:
+        """A window of cached images: values (B, h, w); only the 128 x 128 tiles it touches are read."""
+        values = self._crop("pixels", sample, y, x, h, w)
+        row = self._index[sample]
+        return Pixels(values, self._read_row("bits", row), str(self._read_row("stamp", row)))
+
+    def origins(self, sample: str) -> np.ndarray:
+        """The sources of each merged channel as uint32 (c,), bit s = seen in source s."""
+        row = self._done_row(sample)
+        sources: np.ndarray = self._read_row("sources", row)
+        return sources[: int(self._read_row("count", row))]
+
+    def _crop(self, name: str, sample: str, y: int, x: int, h: int, w: int) -> np.ndarray:
         height, width = self.size(sample)
         if not (0 <= y <= y + h <= height and 0 <= x <= x + w <= width):
             raise ValueError(f"window {y}:{y + h}, {x}:{x + w} leaves the {height}x{width} sample '{sample}'")
-        row = self._done_row(sample)
-        self._check_file("mask", row)
-        return unpack(self._read("mask", (row, slice(y, y + h), slice(x, x + w))), MASK_CHANNELS)
+        return self._large(name, self._index[sample], slice(y, y + h), slice(x, x + w))
 
     def write(self, rows: Mapping[str, Record], content: Mapping[str, str] | None = None) -> None:
         """Write records (any number, any order), then their content hashes, then their done flags.
@@ -171,18 +186,28 @@ class Store:
         array[block] = values
         self._blocks.pop(name, None)
 
-    def _large(self, name: str, row: int) -> np.ndarray:
-        self._check_file(name, row)
-        values: np.ndarray = self._read(name, row)
-        return values
+    def _large(self, name: str, row: int, *window: slice) -> np.ndarray:
+        """One sample's values of a large array, or a window of its last axes."""
+        array = self._arrays[name]
+        rest = array.shape[1 : array.ndim - len(window)]
+        window = (*(slice(0, size) for size in rest), *window)
+        file, length = self._check_file(name, row), array.shards[0]
+        try:
+            return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise damaged(self.path, f"array '{name}': {error}") from error
 
     def _read_row(self, name: str, row: int) -> Any:
-        """One sample's values of a small array; the last chunk read is kept: samples come in order."""
-        start = row // _CHUNK_SAMPLES * _CHUNK_SAMPLES
+        """One sample's values of a small array. It is kept whole where it is short, because training takes
+        samples in any order; else the last chunk, because stages take them one after another."""
+        array = self._arrays[name]
+        length = len(self.ids) if array.ndim == 1 or array.nbytes < _KEPT_BYTES else _CHUNK_SAMPLES
+        start = row // length * length
         kept = self._blocks.get(name)
         if kept is None or kept[0] != start:
-            self._check_file(name, row)
-            kept = (start, self._read(name, slice(start, start + _CHUNK_SAMPLES)))
+            for chunk in range(start, min(start + length, len(self.ids)), _CHUNK_SAMPLES):
+                self._check_file(name, chunk)
+            kept = (start, self._read(name, slice(start, start + length)))
             self._blocks[name] = kept
         return kept[1][row - start]
 
@@ -192,19 +217,20 @@ class Store:
         except MemoryError:
             raise
         except Exception as error:  # zarr and its codecs raise a dozen types for damaged bytes
-            raise _damaged(self.path, f"array '{name}': {error}") from error
+            raise damaged(self.path, f"array '{name}': {error}") from error
 
-    def _check_file(self, name: str, row: int) -> None:
-        """zarr reads a missing file as zeros; a done sample must have one."""
+    def _check_file(self, name: str, row: int) -> Path:
+        """The file of a row. zarr reads a missing file as zeros; a done sample must have one."""
         array = self._arrays[name]
         length = (array.shards or array.chunks)[0]
         file = self.path.joinpath(name, "c", str(row // length), *("0" for _ in array.shape[1:]))
         if not file.is_file():
-            raise _damaged(self.path, f"{file.relative_to(self.path)} is missing")
+            raise damaged(self.path, f"{file.relative_to(self.path)} is missing")
+        return file
 
     def _done_row(self, sample: str) -> int:
         if not self.is_done(sample):
-            raise InputError(f"{self.path}: sample '{sample}' is not done; {_remedy(self.path)}")
+            raise InputError(f"{self.path}: sample '{sample}' is not done; {remedy(self.path)}")
         return self._index[sample]
 
     def _row(self, row: int) -> Row:
@@ -216,19 +242,19 @@ class Store:
 
 def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Store:
     """Open a store. Raises InputError when it is absent, damaged or of another schema."""
-    attributes = _attributes(path)
+    attributes = read_attributes(path)
     if attributes is None:
-        raise InputError(f"{path}: no such store; {_remedy(path)}")
+        raise InputError(f"{path}: no such store; {remedy(path)}")
     if attributes.get("schema") != SCHEMA:
         raise InputError(
-            f"{path}: written in schema {attributes.get('schema')}, not {SCHEMA}; {_remedy(path)}"
+            f"{path}: written in schema {attributes.get('schema')}, not {SCHEMA}; {remedy(path)}"
         )
     try:
         return Store(path, zarr.open_group(path, mode=mode, zarr_format=3))
     except InputError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
 
 
 def create_store(
@@ -266,10 +292,10 @@ def prepare_store(
     """
     recover(path)
     config = json.loads(json.dumps(config))  # tuples become lists, as in the attributes of a store
-    attributes = _attributes(path)
+    attributes = read_attributes(path)
     if attributes is None:
         return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), ""
-    reason = _reason(attributes, config, fingerprint, upstream)
+    reason = why_stale(attributes, config, fingerprint, upstream)
     if reason:
         return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), reason
     old = open_store(path, "r+")
@@ -287,12 +313,6 @@ def prepare_store(
                 )
         swap(new.path, path)
     return open_store(path, "r+"), ""
-
-
-def fingerprint(config: Mapping[str, Any], upstream: str | None) -> str:
-    """Hash of everything but the files that decides what a stage computes."""
-    text = json.dumps([SCHEMA, config, upstream], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _create(
@@ -348,38 +368,6 @@ def _array(group: zarr.Group, name: str) -> Any:
     return cast(Any, group[name]).with_config({"write_empty_chunks": True})
 
 
-def _attributes(path: Path) -> dict[str, Any] | None:
-    """The store's own attributes before anything else of it is trusted; None when there is no store."""
-    if not path.exists():
-        return None
-    try:
-        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        if {"schema", "kind", "fingerprint", "upstream", "config"} <= set(attributes):
-            return dict(attributes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"zarr.json: {error}") from error
-    raise _damaged(path, "zarr.json lacks this project's attributes")
-
-
-def _reason(
-    attributes: Mapping[str, Any], config: Mapping[str, Any], fingerprint: str, upstream: str | None
-) -> str:
-    """Why a store's records are of no use any more, "" when they are."""
-    if attributes["schema"] != SCHEMA:
-        return f"the store has schema {attributes['schema']}, this version writes {SCHEMA}"
-    if attributes["fingerprint"] == fingerprint:
-        return ""
-    old = attributes["config"]
-    changed = [key for key in sorted(old.keys() | config.keys()) if old.get(key) != config.get(key)]
-    if changed:
-        return ", ".join(f"{key} changed from {old.get(key)} to {config.get(key)}" for key in changed)
-    return (
-        "the stage before it was computed anew"
-        if attributes["upstream"] != upstream
-        else "it was made otherwise"
-    )
-
-
 def _zeros(array: Any, n: int) -> np.ndarray:
     shape = (n, *array.shape[1:])
     return np.full(shape, "", dtype=object) if _is_text(array) else np.zeros(shape, array.dtype)
@@ -387,14 +375,3 @@ def _zeros(array: Any, n: int) -> np.ndarray:
 
 def _is_text(array: Any) -> bool:
     return array.dtype.kind in "TOU"
-
-
-def _remedy(path: Path) -> str:
-    stage = {"merged": "merge"}.get(path.stem, path.stem)
-    return f"run `python -m pipeline {stage} --dataset {path.parent.name}`"
-
-
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(
-        f"{path}: the store is damaged ({' '.join(what.split())}); delete it and {_remedy(path)}"
-    )
