@@ -81,7 +81,9 @@ class LossConfig:
 
     ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
     ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter
-    source.
+    source. ``gradient_target``: ``magnitude`` is eq. 23, ``vector`` keeps the sign and direction of the
+    strongest edge. ``supervised``: a fusion task whose samples have a target (simulated defocus, say) is
+    trained against its luminance by eq. 19, as sharpening always is.
     """
 
     intensity: float = Field(default=10.0, ge=0)
@@ -89,6 +91,8 @@ class LossConfig:
     gradient: float = Field(default=20.0, ge=0)
     sharpening_ssim: float = Field(default=0.1, ge=0)
     intensity_target: Literal["sources", "maximum"] = "sources"
+    gradient_target: Literal["magnitude", "vector"] = "magnitude"
+    supervised: bool = False
     ssim_window: int = Field(default=11, ge=3)
 
 

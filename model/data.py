@@ -169,7 +169,8 @@ class _Decoded:
 class FusionDataset(Dataset[Item]):
     """Samples of ONE task as tensors.
 
-    Unsupervised tasks give luminance; sharpening tasks give all bands and the target. In training an item is
+    Fusion tasks give luminance, with ``supervised`` that of the target too; sharpening tasks give all bands
+    and the target. In training an item is
     a random crop, flipped and turned, the same way for sources, target and masks, and drawn from
     (seed, epoch, index) alone; otherwise it is the whole image. Images smaller than the crop are reflected.
     With ``unmerged`` every source has its own set of 20 masks. Raises InputError when samples disagree in
@@ -186,6 +187,7 @@ class FusionDataset(Dataset[Item]):
         seed: int = 0,
         cache_bytes: int = CACHE_BYTES,
         unmerged: bool = False,
+        supervised: bool = False,
     ) -> None:
         if not samples:
             raise InputError(
@@ -198,6 +200,7 @@ class FusionDataset(Dataset[Item]):
         self.seed = seed
         self.cache_bytes = cache_bytes
         self.unmerged = unmerged
+        self.supervised = supervised or task in SHARPENING_TASKS
         self._cache: dict[int, _Decoded] = {}
         self._cached_bytes = 0
         first = self._decoded(0)
@@ -288,22 +291,23 @@ class FusionDataset(Dataset[Item]):
     def _decode(self, sample: Sample) -> _Decoded:
         images = read_sources(sample)
         target = None
-        if self.task in SHARPENING_TASKS:
-            sources = tuple(image.pixels for image in images)
+        sharpening = self.task in SHARPENING_TASKS
+        sources = tuple(image.pixels if sharpening else luminance(image.pixels)[None] for image in images)
+        if self.supervised:
             if sample.target is None:
                 raise InputError(
-                    f"sample '{sample.id}' has no target, which {self.task} is trained against; "
+                    f"sample '{sample.id}' has no target, which {self.task} is trained against"
+                    f"{'' if sharpening else ' because loss.supervised is set'}; "
                     "fill the target column of the manifest or drop the row"
                 )
             target = read_image(sample.target, sample.bits).pixels
+            target = target if sharpening else luminance(target)[None]
             if target.shape[1:] != sources[0].shape[1:]:
                 raise InputError(
                     f"sample '{sample.id}': the target is {target.shape[1]}x{target.shape[2]} but "
                     f"{sample.roles[0]} is {sources[0].shape[1]}x{sources[0].shape[2]} "
                     f"({sample.target}); make them equal"
                 )
-        else:
-            sources = tuple(luminance(image.pixels)[None] for image in images)
         text = self.guidance.text(sample.id)
         decoded = _Decoded(
             sources,

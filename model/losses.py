@@ -28,7 +28,7 @@ def fusion_loss(
         return {"loss": l1 + config.sharpening_ssim * dissimilarity, "l1": l1, "ssim": dissimilarity}
     intensity = intensity_loss(fused, sources, config.intensity_target)
     dissimilarity = torch.stack([1 - ssim(fused, source, config.ssim_window) for source in sources]).sum()
-    gradient = gradient_loss(fused, sources)
+    gradient = gradient_loss(fused, sources, config.gradient_target)
     loss = config.intensity * intensity + config.ssim * dissimilarity + config.gradient * gradient
     return {"loss": loss, "intensity": intensity, "ssim": dissimilarity, "gradient": gradient}
 
@@ -40,17 +40,26 @@ def intensity_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "sour
     return torch.stack([F.l1_loss(fused, source) for source in sources]).sum()
 
 
-def gradient_loss(fused: Tensor, sources: Sequence[Tensor]) -> Tensor:
-    """Eq. 23: distance of the fused edges to the strongest edge of any source at every pixel."""
-    return F.l1_loss(edges(fused), torch.stack([edges(source) for source in sources]).amax(dim=0))
+def gradient_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "magnitude") -> Tensor:
+    """Distance of the fused edges to the strongest edge of any source at every pixel.
+
+    ``magnitude`` is eq. 23: |Sobel_x| + |Sobel_y| alone. ``vector`` keeps sign and direction: both
+    derivatives are compared with those of the source whose sum is the largest.
+    """
+    slopes = torch.stack([sobel(source) for source in sources])
+    strength = slopes.abs().sum(dim=-3)
+    if target == "magnitude":
+        return F.l1_loss(sobel(fused).abs().sum(dim=-3), strength.amax(dim=0))
+    strongest = strength.argmax(dim=0, keepdim=True)[..., None, :, :].expand(1, *slopes.shape[1:])
+    return 2 * F.l1_loss(sobel(fused), slopes.gather(0, strongest)[0])
 
 
-def edges(x: Tensor) -> Tensor:
-    """|Sobel_x| + |Sobel_y| per channel, same shape, borders replicated."""
+def sobel(x: Tensor) -> Tensor:
+    """Derivatives (B, C, 2, H, W) along x and y of (B, C, H, W), by Sobel's kernels, borders replicated."""
     smooth, slope = x.new_tensor([1.0, 2.0, 1.0]), x.new_tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None]
     padded = F.pad(x.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernels).abs().sum(dim=1).view(x.shape)
+    return F.conv2d(padded, kernels).unflatten(0, x.shape[:2])
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 11) -> Tensor:

@@ -159,6 +159,7 @@ def prepare(config: Config) -> Run:
             settings.crop,
             train,
             settings.seed,
+            supervised=config.loss.supervised,
             unmerged=config.model.guidance == "unmerged",
         )
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,19 @@ def test_a_sharpening_sample_needs_a_target(samples: list[Sample]) -> None:
     sample = dataclasses.replace(of(samples, "pansharpening")[0], target=None)
     with pytest.raises(InputError, match=r"ps0.*target"):
         FusionDataset([sample], "pansharpening")
+
+
+def test_a_task_without_targets_can_be_trained_against_one(samples: list[Sample], tmp_path: Path) -> None:
+    sample = of(samples, "visible_infrared")[0]
+    colour = read_image(sample.sources[0].path).pixels[::-1]
+    write_image(tmp_path / "target.png", np.broadcast_to(colour, (3, *colour.shape[1:])))
+    target = dataclasses.replace(sample, target=tmp_path / "target.png")
+    item = FusionDataset([target], sample.task, train=False, supervised=True)[0]
+    assert item.target is not None
+    assert np.allclose(item.target[0], luminance(read_image(tmp_path / "target.png").pixels))
+    assert FusionDataset([target], sample.task, train=False)[0].target is None
+    with pytest.raises(InputError, match="has no target"):
+        FusionDataset([sample], sample.task, supervised=True)
 
 
 def test_samples_of_other_make_up_are_named(samples: list[Sample]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
-from model.losses import edges, fusion_loss, gradient_loss, intensity_loss, ssim
+from model.losses import fusion_loss, gradient_loss, intensity_loss, sobel, ssim
 
 
 @pytest.fixture
@@ -33,15 +33,19 @@ def slow_ssim(x: np.ndarray, y: np.ndarray, window: int) -> float:
     return float(np.mean(values))
 
 
-def slow_edges(x: np.ndarray) -> np.ndarray:
+def slow_sobel(x: np.ndarray) -> np.ndarray:
     kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     padded = np.pad(x, 1, mode="edge")
-    out = np.zeros_like(x)
+    out = np.zeros((2, *x.shape), dtype=x.dtype)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             patch = padded[i : i + 3, j : j + 3]
-            out[i, j] = abs((patch * kernel).sum()) + abs((patch * kernel.T).sum())
+            out[:, i, j] = (patch * kernel).sum(), (patch * kernel.T).sum()
     return out
+
+
+def slow_edges(x: np.ndarray) -> np.ndarray:
+    return np.abs(slow_sobel(x)).sum(axis=0)
 
 
 @pytest.mark.parametrize("window", [5, 11])
@@ -60,11 +64,11 @@ def test_ssim_of_an_image_smaller_than_the_window(images: Callable[..., list[Ten
     assert float(ssim(x, y)) < 0.9
 
 
-def test_edges_are_the_sobel_sums(images: Callable[..., list[Tensor]]) -> None:
+def test_sobel_is_the_sum_over_the_window(images: Callable[..., list[Tensor]]) -> None:
     (x,) = images(2, 3, 9, 7, count=1)
     for b in range(2):
         for c in range(3):
-            np.testing.assert_allclose(edges(x)[b, c], slow_edges(x[b, c].numpy()), atol=1e-5)
+            np.testing.assert_allclose(sobel(x)[b, c], slow_sobel(x[b, c].numpy()), atol=1e-5)
 
 
 def test_intensity_and_gradient(images: Callable[..., list[Tensor]]) -> None:
@@ -76,6 +80,18 @@ def test_intensity_and_gradient(images: Callable[..., list[Tensor]]) -> None:
     assert float(intensity_loss(f, [a, b], "maximum")) == pytest.approx(brightest, rel=1e-5)
     strongest = np.abs(slow_edges(fn) - np.maximum(slow_edges(an), slow_edges(bn))).mean()
     assert float(gradient_loss(f, [a, b])) == pytest.approx(strongest, rel=1e-5)
+
+
+def test_gradient_with_direction(images: Callable[..., list[Tensor]]) -> None:
+    f, a, b = images(1, 1, 8, 9)
+    fn, an, bn = (slow_sobel(t[0, 0].numpy()) for t in (f, a, b))
+    first = np.abs(an).sum(axis=0) >= np.abs(bn).sum(axis=0)
+    expected = np.abs(fn - np.where(first, an, bn)).sum(axis=0).mean()
+    assert float(gradient_loss(f, [a, b], "vector")) == pytest.approx(expected, rel=1e-5)
+    # A negative has the same magnitudes everywhere, and no gradient in common.
+    assert float(gradient_loss(1 - a, [a, a])) == pytest.approx(0, abs=1e-5)
+    assert float(gradient_loss(1 - a, [a, a], "vector")) > 1
+    assert float(gradient_loss(a, [a, a], "vector")) == 0
 
 
 def test_total_of_an_unsupervised_task(images: Callable[..., list[Tensor]]) -> None:
