@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.runner import Summary
 
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
+weights_app = typer.Typer(help="Checkpoints of the foundation models.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 
 DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
 
@@ -137,6 +139,68 @@ def inspect(
         path = out or Path(f"{sample}.png")
         draw(load_pipeline(), dataset, sample, path)
     typer.echo(str(path))
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Checkpoints, see `weights list`. [default: those that params.yaml asks for]"),
+]
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the checkpoints: size, licence, use, whether they are there, and where they belong."""
+    with exit_on_error():
+        from pipeline.checkpoints import CHECKPOINTS
+        from pipeline.weights import missing, weights_folder
+
+        folder = weights_folder()
+        typer.echo(f"in {folder}:")
+        for name, checkpoint in CHECKPOINTS.items():
+            state = "missing" if missing(checkpoint, folder) else "there"
+            about = f"{checkpoint.size / 1e6:5.0f} MB  {checkpoint.licence:<10}  {checkpoint.use}"
+            typer.echo(f"{name:<19}  {state:<7}  {about}")
+            for part in checkpoint.parts:
+                files = [Path(path).name for path in (*part.pinned, *part.others)]
+                typer.echo(
+                    f"    {name}/: {', '.join(files)}\n      from {part.repo}, revision {part.revision}"
+                )
+
+
+@weights_app.command("fetch")
+def fetch_weights(names: Names = None) -> None:
+    """Download checkpoints, resuming what was interrupted, and compare their checksums."""
+    with exit_on_error():
+        from pipeline.weights import fetch
+
+        for name in _checkpoints(names):
+            typer.echo(f"{name}: {fetch(name)}")
+
+
+@weights_app.command("verify")
+def verify_weights(names: Names = None) -> None:
+    """Read checkpoints again and compare their checksums; exit code 1 if one differs."""
+    with exit_on_error():
+        from pipeline.weights import verify
+
+        found = {name: verify(name) for name in _checkpoints(names)}
+    for name, problems in found.items():
+        for problem in problems:
+            typer.echo(f"{name}: {problem}", err=True)
+        if not problems:
+            typer.echo(f"{name}: as it should be")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _checkpoints(names: list[str] | None) -> list[str]:
+    """The names given, else those that params.yaml asks for."""
+    from pipeline.config import load_pipeline
+
+    chosen = names or load_pipeline().checkpoints()
+    if not chosen:
+        raise InputError("params.yaml asks for no foundation model; name a checkpoint of `weights list`")
+    return chosen
 
 
 def _finish(summaries: Sequence[Summary]) -> None:

@@ -19,6 +19,7 @@ PARAMS = Path("params.yaml")
 STRICT = ConfigDict(extra="forbid")
 
 T = TypeVar("T")
+Florence = Literal["florence2-base", "florence2-large"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -41,9 +42,24 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CaptionsConfig:
-    """Who writes the captions."""
+    """Who writes the captions.
+
+    For ``florence2``: its ``checkpoint``; the ``task``, in growing length; the ``sources`` to describe (roles
+    such as visible; none given, or none of them there: all); ``beams``, 1 being greedy; and the most tokens
+    that an answer may have, per source.
+    """
 
     backend: Literal["classical", "florence2"] = "classical"
+    checkpoint: Florence = "florence2-base"
+    task: Literal["caption", "detailed_caption", "more_detailed_caption"] = "detailed_caption"
+    sources: tuple[str, ...] = ()
+    beams: int = Field(default=3, ge=1, le=16)
+    max_new_tokens: int = Field(default=256, ge=1, le=1024)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that are needed (pipeline/checkpoints.py)."""
+        return (self.checkpoint,) if self.backend == "florence2" else ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -53,21 +69,44 @@ class TextsConfig:
     backend: Literal["classical", "t5"] = "classical"
     max_tokens: int = Field(default=128, ge=1, le=512)
 
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that are needed."""
+        return ("t5-small",) if self.backend == "t5" else ()
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BoxesConfig:
-    """``threshold``: detector score below which a box is dropped; ``max_boxes`` per source, best first."""
+    """``threshold``: detector score below which a box is dropped; ``max_boxes`` per source, best first.
+
+    For the two Grounding DINOs: ``text_threshold``, the score that a word of the prompt needs to name a box;
+    and, for a data set with ``masks: auto``, the checkpoint ``words`` that says which objects to look for.
+    """
 
     backend: Literal["classical", "groundingdino", "transformers"] = "classical"
     threshold: float = Field(default=0.40, ge=0, le=1)
+    text_threshold: float = Field(default=0.25, ge=0, le=1)
     max_boxes: int = Field(default=32, ge=1, le=64)
+    words: Florence = "florence2-base"
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that are needed, without the one for automatic prompts."""
+        by_backend = {"groundingdino": "groundingdino-swint", "transformers": "groundingdino-tiny"}
+        return (by_backend[self.backend],) if self.backend in by_backend else ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MasksConfig:
-    """Who segments the boxes."""
+    """Who segments the boxes, and for ``sam`` with which ``checkpoint``."""
 
     backend: Literal["classical", "sam"] = "classical"
+    checkpoint: Literal["sam-vit-b", "sam-vit-l", "sam-vit-h"] = "sam-vit-b"
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that are needed."""
+        return (self.checkpoint,) if self.backend == "sam" else ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -107,6 +146,14 @@ class PipelineConfig:
     def dataset(self, name: str) -> DatasetConfig:
         """Return one data set's section. Raises InputError with the nearest name."""
         return find_dataset(self.datasets, name)
+
+    def checkpoints(self) -> list[str]:
+        """Names of all foundation checkpoints that the stages need, in their order."""
+        automatic = any(data.masks == "auto" for data in self.datasets.values())
+        words = (self.boxes.words,) if automatic and self.boxes.checkpoints else ()
+        sections = (self.captions, self.texts, self.boxes, self.masks)
+        found = [name for section in sections for name in section.checkpoints]
+        return list(dict.fromkeys([*found, *words]))
 
 
 def find_dataset(datasets: Mapping[str, DatasetConfig], name: str) -> DatasetConfig:
