@@ -109,7 +109,6 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-@torch.compiler.assume_constant_result
 def _kernel(device: str, index: int | None, dtype: torch.dtype) -> str:
     """Which kernel is to run: `cuda`, `cpu` or `reference`."""
     choice = os.environ.get(VARIABLE, "auto")
@@ -126,6 +125,11 @@ def _kernel(device: str, index: int | None, dtype: torch.dtype) -> str:
     if choice == own:
         raise ValueError(f"{VARIABLE}={choice} cannot run here: {reason}")
     return "reference"
+
+
+# What torch.compiler.assume_constant_result sets: traced code takes the answer as it is. Calling that imports
+# torch._dynamo, which would cost everybody who compiles nothing two seconds.
+_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=1)
@@ -152,22 +156,38 @@ def _warn(reason: str) -> str:
     return reason
 
 
-@torch.library.custom_op("rwkvfusion::bi_wkv", mutates_args=(), device_types="cpu")
-def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+# torch.library.custom_op would say this shorter, but wraps every kernel so that its first call imports
+# torch._dynamo: two seconds before the first fused image.
+_FORWARD, _BACKWARD = "rwkvfusion::bi_wkv", "rwkvfusion::bi_wkv_backward"
+torch.library.define(
+    _FORWARD,
+    "(Tensor w, Tensor u, Tensor k, Tensor v) -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    _BACKWARD,
+    "(Tensor grad, Tensor w, Tensor u, Tensor k, Tensor v, Tensor carries, Tensor top)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(_FORWARD, "cpu")
+def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from model import bi_wkv_cpu
 
     return bi_wkv_cpu.forward(w, u, k, v)
 
 
-@_forward.register_kernel("cuda")
+@torch.library.impl(_FORWARD, "cuda")
 def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from model import bi_wkv_cuda
 
     return bi_wkv_cuda.forward(*(x.contiguous() for x in (w, u, k, v)))
 
 
-@torch.library.custom_op("rwkvfusion::bi_wkv_backward", mutates_args=(), device_types="cpu")
-def _backward(
+@torch.library.impl(_BACKWARD, "cpu")
+def _(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from model import bi_wkv_cpu
@@ -175,7 +195,7 @@ def _backward(
     return bi_wkv_cpu.backward(grad, w, u, k, v, carries, top)
 
 
-@_backward.register_kernel("cuda")
+@torch.library.impl(_BACKWARD, "cuda")
 def _(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -184,7 +204,7 @@ def _(
     return bi_wkv_cuda.backward(*(x.contiguous() for x in (grad, w, u, k, v, carries, top)))
 
 
-@_forward.register_fake
+@torch.library.register_fake(_FORWARD)
 def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if k.device.type == "cuda":
         from model.bi_wkv_cuda import carries_shape
@@ -198,7 +218,7 @@ def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tenso
     return torch.empty_like(k, memory_format=torch.contiguous_format), carries, top
 
 
-@_backward.register_fake
+@torch.library.register_fake(_BACKWARD)
 def _(
     grad: Tensor, w: Tensor, u: Tensor, k: Tensor, v: Tensor, carries: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -221,7 +241,7 @@ def _differentiate(
     return tuple(torch.ops.rwkvfusion.bi_wkv_backward(grad, *ctx.saved_tensors))  # type: ignore[attr-defined]
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_keep)
 
 
 def _fold(operator: Any, info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, Any]:
@@ -235,5 +255,5 @@ def _fold(operator: Any, info: Any, in_dims: tuple[int | None, ...], *tensors: T
     return tuple(x.unflatten(0, (size, -1)) for x in results), (0,) * len(results)
 
 
-_forward.register_vmap(partial(_fold, torch.ops.rwkvfusion.bi_wkv))
-_backward.register_vmap(partial(_fold, torch.ops.rwkvfusion.bi_wkv_backward))
+torch.library.register_vmap(_FORWARD, partial(_fold, torch.ops.rwkvfusion.bi_wkv))
+torch.library.register_vmap(_BACKWARD, partial(_fold, torch.ops.rwkvfusion.bi_wkv_backward))

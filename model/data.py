@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
-from pipeline.config import MASK_CHANNELS, guidance_dir
+from model.masks import by_source, mask_channels
+from pipeline.config import guidance_dir
 from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, read_sources
 from pipeline.manifest import SHARPENING_TASKS, Sample
@@ -335,31 +336,6 @@ class FusionDataset(Dataset[Item]):
                 f"sample '{self.samples[0].id}' {self.in_channels} at {self.ratios}; "
                 "keep them in separate data sets"
             )
-
-
-def by_source(mask: np.ndarray, sources: np.ndarray | None, count: int, sample: str) -> np.ndarray:
-    """Bool (c, H, W) as merge.mode `unmerged` leaves them to (20 count, H, W), 20 channels for each source.
-
-    ``sources``: uint32 (c,), bit s = seen in source s. Raises InputError where masks are merged after all.
-    """
-    bits = np.zeros(0, np.uint32) if sources is None else sources
-    if mask[len(bits) :].any() or (bits & (bits - 1)).any() or not bits.all():
-        raise InputError(
-            f"sample '{sample}': its masks are merged, but model.guidance is unmerged: "
-            "set merge.mode: unmerged and run `typer pipeline merge` again"
-        )
-    channels = np.zeros((count * MASK_CHANNELS, *mask.shape[1:]), dtype=bool)
-    for source in range(count):
-        own = np.flatnonzero(bits == 1 << source)
-        channels[source * MASK_CHANNELS :][: len(own)] = mask[own]
-    return channels
-
-
-def mask_channels(mask: np.ndarray, sets: int = 1) -> Tensor:
-    """Bool (c, H, W) to the network's float (20 sets, H, W); absent objects are empty channels."""
-    channels = torch.zeros(sets * MASK_CHANNELS, *mask.shape[1:])
-    channels[: len(mask)] = torch.from_numpy(np.ascontiguousarray(mask))
-    return channels
 
 
 def _turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:

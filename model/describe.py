@@ -9,7 +9,7 @@ from model.complexity import count_operations, example, measure
 from model.inference import find_weights
 from model.network import RWKVFusion
 from model.presets import preset
-from model.run import read_record
+from model.record import read_record
 
 SIDE = 64  # of the sample that operations are counted for, as in Tables 4 and 5
 TOKENS = 64  # of the text

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from model.config import run_dir
-from model.data import Guidance
 from model.inference import Colour, Fuser, fuse, load_weights
 from model.jobs import Job
 from pipeline.errors import InputError
 from pipeline.images import Image, read_sources, write_image
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash, file_of
+
+if TYPE_CHECKING:
+    from model.data import Guidance
 
 
 @dataclass
@@ -50,7 +53,7 @@ def run_jobs(
     outcome = Outcome()
     for job in jobs:
         try:
-            _run(job, fusers[job.sample.task], guidance or Guidance(), colour, overwrite, outcome, console)
+            _run(job, fusers[job.sample.task], guidance, colour, overwrite, outcome, console)
         except InputError as error:
             if len(jobs) == 1:
                 raise
@@ -75,7 +78,7 @@ def _fuser(task: str, weights: str | None, dataset: str | None) -> Fuser:
 def _run(
     job: Job,
     fuser: Fuser,
-    guidance: Guidance,
+    guidance: Guidance | None,
     colour: Colour,
     overwrite: bool,
     outcome: Outcome,
@@ -101,8 +104,10 @@ def _run(
 
 
 def _guidance(
-    sample: Sample, guidance: Guidance, fuser: Fuser
+    sample: Sample, guidance: Guidance | None, fuser: Fuser
 ) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, str]:
+    if guidance is None:
+        return None, None, "unguided"
     text, merged = guidance.text(sample.id), guidance.merged(sample.id)
     for store in (guidance.texts, guidance.masks):
         if (

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,14 +22,16 @@ from torch import Tensor
 
 from model.colour import fuse_chroma, rgb_to_ycbcr, ycbcr_to_rgb
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig, run_dir
-from model.data import by_source, mask_channels
+from model.masks import by_source, mask_channels
 from model.network import RWKVFusion
-from model.run import read_record
+from model.record import read_record
 from pipeline.config import build
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, read_image
 from pipeline.manifest import SHARPENING_TASKS, TASKS, nearest
-from pipeline.store import MergedMasks
+
+if TYPE_CHECKING:
+    from pipeline.store import MergedMasks  # imports zarr, which images without stored guidance need not
 
 SHIPPED = Path(__file__).with_name("weights")
 Colour = Literal["auto", "rgb", "ycbcr", "gray"]

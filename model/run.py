@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -22,15 +21,15 @@ from torch import Tensor
 
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, Config, ModelConfig, run_dir
 from model.data import FusionDataset, Guidance, open_guidance
+from model.record import FORMAT
 from pipeline.errors import InputError
 from pipeline.images import write_atomically
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
-FORMAT = 1
 TRAINING_CODE = (
     *("bi_wkv", "bi_wkv_cpu", "bi_wkv_loops", "bi_wkv_cuda"),
     *("selective_scan", "scan", "windows", "spatial_mix", "operators"),
-    *("blocks", "fusion_variants", "network", "losses", "data", "train"),
+    *("blocks", "fusion_variants", "network", "losses", "masks", "data", "train"),
 )
 
 
@@ -235,19 +234,3 @@ def code_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return version("rwkvfusion")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The record beside a weights file. Raises InputError when it is missing or not one of ours."""
-    record_path = path.with_suffix(".json")
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{record_path}: cannot be read ({error}); weights come with a .json of the same name"
-        ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(
-            f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them anew"
-        )
-    return record
