@@ -1,12 +1,12 @@
-"""Time of every attention operator against the length of its sequence; the last line printed is one JSON object.
+"""Time of every attention operator against the length of its sequence; prints JSON in its last line.
 
     python benchmarks/operators.py [--sides 32 64 … 1024] [--channels 32] [--seconds 12]
                                    [--picture docs/images/operators.png]
 
 Each figure is the median forward of one spatial mix (eq. 6-8: norm, projections, operator, output) over a
 side x side image, scan strategy 1, float32, no gradients, in processor time of one CPU thread, which other
-processes slow little. All operators are measured in turn at one length before the next. An operator whose next length would by
-its last two take more than ``--seconds`` is left out from there on.
+processes slow little. All operators are measured in turn at one length before the next. An operator whose
+next length would by its last two take more than ``--seconds`` is left out from there on.
 """
 
 import argparse
