@@ -24,7 +24,7 @@ from scipy.ndimage import binary_erosion
 
 from model.config import load_config, report_dir, run_dir
 from model.curves import chart, read_curves
-from model.metrics import DIRECTIONS, FUSED_METRICS, SOURCE_METRICS, sharpening
+from model.metrics import DIRECTIONS, FUSED_METRICS, SOURCE_METRICS, TARGET_METRICS, sharpening
 from model.results import EFFECT, GUIDED, LABELS, UNGUIDED, Row, best, fused_path, means, read_results
 from pipeline.config import PARAMS, DatasetConfig, guidance_dir
 from pipeline.errors import InputError
@@ -184,14 +184,7 @@ def _arrow(metric: str) -> str:
 
 def _meaning(metric: str, task: str) -> str:
     """The first line of the metric's own documentation."""
-    against_target = {
-        "PSNR": sharpening.psnr,
-        "SSIM": sharpening.ssim,
-        "target_PSNR": sharpening.psnr,
-        "target_SSIM": sharpening.ssim,
-        "spectral_angle": sharpening.spectral_angle,
-        "ERGAS": sharpening.ergas,
-    }
+    against_target = {**TARGET_METRICS, "target_PSNR": sharpening.psnr, "target_SSIM": sharpening.ssim}
     fusion = {**SOURCE_METRICS, **FUSED_METRICS}
     function = against_target[metric] if task in SHARPENING_TASKS or metric not in fusion else fusion[metric]
     first = (inspect.getdoc(function) or metric).splitlines()[0]

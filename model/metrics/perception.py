@@ -1,35 +1,49 @@
 """Metrics of perceived quality: Qcb, Qcv, Qy."""
 
-import numpy as np
-from scipy.fft import irfft2, rfft2
+from functools import lru_cache
 
-from model.metrics.planes import Plane, filter_same, filter_valid, gaussian, on_planes, sobel, stretch
+import torch
+from torch import Tensor
+
+from model.metrics.planes import (
+    block_sums,
+    filter_same,
+    filter_spectrum,
+    filter_valid,
+    gaussian,
+    on_planes,
+    sobel,
+    stretch,
+)
 
 
-def _radius(shape: tuple[int, ...], divisor: float) -> Plane:
+def _radius(plane: Tensor, divisor: float) -> Tensor:
     """Radial frequency of every rfft2 bin: a (-1..1) grid times (W, H) / divisor."""
-    height, width = shape
-    y = 2 * np.fft.fftfreq(height) * height / divisor
-    x = 2 * np.fft.rfftfreq(width) * width / divisor
-    return np.hypot(y[:, None], x[None, :])
+    height, width = plane.shape[-2:]
+    y = 2 * torch.fft.fftfreq(height, dtype=plane.dtype, device=plane.device) * height / divisor
+    x = 2 * torch.fft.rfftfreq(width, dtype=plane.dtype, device=plane.device) * width / divisor
+    return torch.hypot(y[:, None], x[None, :])
 
 
-def _contrast(plane: Plane) -> Plane:
+@lru_cache
+def _unscaled_gaussian(sigma: float) -> tuple[float, ...]:
+    """31 taps whose outer product is a Gaussian of amplitude 1 / (2 pi sigma^2), not renormalised."""
+    offsets = torch.arange(-15, 16, dtype=torch.float64)
+    return tuple((torch.exp(-(offsets**2) / (2 * sigma**2)) / ((2 * torch.pi) ** 0.5 * sigma)).tolist())
+
+
+def _contrast(plane: Tensor) -> Tensor:
     """Masked local contrast C^3 / (C^2 + 1e-4), C = |G2 * I / (G4 * I) - 1|.
 
     31 x 31 Gaussians of sigma 2 and 4 with amplitude 1 / (2 pi sigma^2), not renormalised, zero border.
     """
-    offsets = np.arange(31) - 15.0
-    narrow, wide = (
-        filter_same(plane, np.exp(-(offsets**2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma))
-        for sigma in (2.0, 4.0)
-    )
-    contrast = np.abs(narrow / wide - 1)
-    return contrast**3 / (contrast**2 + 1e-4)
+    narrow, wide = (filter_same(plane, _unscaled_gaussian(sigma)) for sigma in (2.0, 4.0))
+    contrast = narrow.div_(wide).sub_(1).abs_()
+    return contrast**3 / contrast.square().add_(1e-4)
 
 
 @on_planes()
-def contrast_preservation(first: Plane, second: Plane, fused: Plane) -> float:
+def contrast_preservation(first: Tensor, second: Tensor, fused: Tensor) -> Tensor:
     """Qcb: perceptual contrast of the sources kept in the fused image.
 
     Definition: Chen and Blum 2009. Stretched to 0..255 and rounded; filtered with the contrast sensitivity
@@ -39,30 +53,21 @@ def contrast_preservation(first: Plane, second: Plane, fused: Plane) -> float:
     0..255. Identical images: 1. A constant image: NaN (nothing to stretch). NaN pixels: NaN. Where source and
     fused both have exactly no contrast the ratio is 1 (the reference gives NaN for the whole image).
     """
-    radius = _radius(fused.shape, 30)
-    sensitivity = np.exp(-((radius / 15.3870) ** 2)) - 0.7622 * np.exp(-((radius / 1.3456) ** 2))
-    a, b, f = (
-        _contrast(irfft2(rfft2(stretch(image)) * sensitivity, fused.shape))
-        for image in (first, second, fused)
-    )
+    radius = _radius(fused, 30)
+    sensitivity = torch.exp(-((radius / 15.3870) ** 2)) - 0.7622 * torch.exp(-((radius / 1.3456) ** 2))
+    a, b, f = (_contrast(filter_spectrum(stretch(image), sensitivity)) for image in (first, second, fused))
 
-    def kept(source: Plane) -> Plane:
-        larger = np.maximum(source, f)
-        return np.where(larger == 0, 1, np.minimum(source, f) / larger)
+    def kept(source: Tensor) -> Tensor:
+        larger = torch.maximum(source, f)
+        return torch.where(larger == 0, 1, torch.minimum(source, f).div_(larger))
 
     saliency = a**2 + b**2
-    weight = np.where(saliency == 0, 0.5, a**2 / saliency)
-    return float((weight * kept(a) + (1 - weight) * kept(b)).mean())
-
-
-def _block_sums(plane: Plane, size: int = 16) -> Plane:
-    """Sums over size x size blocks; incomplete blocks at the bottom and right are padded with zeros."""
-    rows = np.add.reduceat(plane, np.arange(0, plane.shape[0], size), axis=0)
-    return np.add.reduceat(rows, np.arange(0, plane.shape[1], size), axis=1)
+    weight = torch.where(saliency == 0, 0.5, a.square() / saliency)
+    return (weight * kept(a) + (1 - weight) * kept(b)).mean((-2, -1))
 
 
 @on_planes()
-def perceived_error(first: Plane, second: Plane, fused: Plane) -> float:
+def perceived_error(first: Tensor, second: Tensor, fused: Tensor) -> Tensor:
     """Qcv: perceived error of the fused image, weighted by the sources' edges.
 
     Definition: Chen and Varshney 2007. Stretched to 0..255 and rounded; per 16 x 16 block the mean square of
@@ -72,21 +77,22 @@ def perceived_error(first: Plane, second: Plane, fused: Plane) -> float:
     better. Input: luminance 0..255. Identical images: 0. A constant image: NaN (nothing to stretch). NaN
     pixels: NaN.
     """
-    radius = 0.144 * _radius(fused.shape, 8)
-    sensitivity = 2.6 * (0.0192 + radius) * np.exp(-(radius**1.1))
+    radius = 0.144 * _radius(fused, 8)
+    sensitivity = 2.6 * (0.0192 + radius) * torch.exp(-(radius**1.1))
     fused = stretch(fused)
-    error = total = np.float64(0)
+    error = total = fused.new_zeros(fused.shape[:-2])
     for source in (stretch(first), stretch(second)):
         x, y = sobel(source)
-        weight = _block_sums((x * x + y * y) ** 2 * np.hypot(x, y))
-        difference = irfft2(rfft2(source - fused) * sensitivity, fused.shape)
-        error += (weight * _block_sums(difference**2) / 256).sum()
-        total += weight.sum()
-    return float(error / total)
+        energy = x.square_().add_(y.square_())
+        weight = block_sums(energy.square() * energy.sqrt(), 16)
+        difference = filter_spectrum(source - fused, sensitivity)
+        error = error + (weight * block_sums(difference.square_(), 16) / 256).sum((-2, -1))
+        total = total + weight.sum((-2, -1))
+    return error / total
 
 
 @on_planes(min_side=7)
-def structure_choice(first: Plane, second: Plane, fused: Plane) -> float:
+def structure_choice(first: Tensor, second: Tensor, fused: Tensor) -> Tensor:
     """Qy: per window, structure kept from both sources where they agree, from the better kept one elsewhere.
 
     Definition: Yang et al. 2008. Gaussian windows 7 x 7 with sigma 1.5, inside the image only, C1 = C2 =
@@ -102,19 +108,19 @@ def structure_choice(first: Plane, second: Plane, fused: Plane) -> float:
     means = [filter_valid(image, window) for image in images]
     squares = [filter_valid(image**2, window) for image in images]
     variances = [
-        np.where(square - mean**2 < 1e-9 * square, 0, square - mean**2)
+        (square - mean**2).where(square - mean**2 >= 1e-9 * square, 0)
         for square, mean in zip(squares, means, strict=True)
     ]
 
-    def similarity(i: int, j: int) -> Plane:
-        covariance = filter_valid(images[i] * images[j], window) - means[i] * means[j]
-        covariance = np.where((variances[i] == 0) | (variances[j] == 0), 0, covariance)
+    def similarity(i: int, j: int) -> Tensor:
+        covariance = filter_valid(images[i] * images[j], window).sub_(means[i] * means[j])
+        covariance.masked_fill_((variances[i] == 0) | (variances[j] == 0), 0)
         light = (2 * means[i] * means[j] + tiny) / (means[i] ** 2 + means[j] ** 2 + tiny)
         return light * (2 * covariance + tiny) / (variances[i] + variances[j] + tiny)
 
     kept_first, kept_second = similarity(0, 2), similarity(1, 2)
     weight = variances[0] / (variances[0] + variances[1])
     both = weight * kept_first + (1 - weight) * kept_second
-    quality = np.where(similarity(0, 1) >= 0.75, both, np.maximum(kept_first, kept_second))
+    quality = torch.where(similarity(0, 1) >= 0.75, both, torch.maximum(kept_first, kept_second))
     varies = (variances[0] > 0) | (variances[1] > 0)
-    return float(quality[varies].mean()) if varies.any() else float("nan")
+    return quality.where(varies, 0).sum((-2, -1)) / varies.sum((-2, -1))
