@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import exchange_cli
 from pipeline.errors import InputError, exit_on_error
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
 weights_app = typer.Typer(help="Checkpoints of the foundation models.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.add_typer(exchange_cli.app)
 
 DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
 
