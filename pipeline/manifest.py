@@ -55,10 +55,19 @@ ROLES = (
 
 SPLITS = ("train", "validation", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+"""Files that hold one image and can be written."""
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".he5")
+ENVI_SUFFIXES = (".hdr", ".img", ".bil", ".bip", ".bsq", ".dat", ".raw")
+"""An ENVI cube is named by its header or by its data file."""
+
+READ_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", *HDF5_SUFFIXES, *ENVI_SUFFIXES)
+"""Every type of image file that can be read."""
 
 _FIXED_COLUMNS = ("sample", "task", "split", "bits")
 _LAST_COLUMNS = ("target", "mask")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEYED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ('.mat', *HDF5_SUFFIXES)))}))#(.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,31 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else f" Choose one of: {', '.join(options) or 'none'}."
 
 
+def split_key(path: Path) -> tuple[Path, str]:
+    """Split ``file.mat#NAME`` or ``file.h5#group/NAME[12]`` into file and key, which is "" elsewhere."""
+    match = _KEYED.fullmatch(str(path))
+    return (Path(match[1]), match[2]) if match else (path, "")
+
+
 def file_of(path: Path) -> Path:
     """Return the file that holds an image: ``path`` without its ``#KEY``."""
-    return path.with_name(path.name.partition("#")[0])
+    return split_key(path)[0]
+
+
+def companion(path: Path) -> Path | None:
+    """The other file of an ENVI cube, header or data, found beside ``path``; None when there is none.
+
+    ``scene.hdr`` belongs to ``scene.img``, ``scene.dat``, … or ``scene``; ``scene.img.hdr`` to ``scene.img``.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".hdr":
+        bare = path.with_suffix("")
+        others = [bare, *(bare.with_suffix(bare.suffix + end) for end in ENVI_SUFFIXES[1:])]
+    elif suffix in ENVI_SUFFIXES:
+        others = [path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr")]
+    else:
+        return None
+    return next((other for other in others if other.is_file()), None)
 
 
 @contextmanager
@@ -316,10 +347,13 @@ def content_hash(sample: Sample) -> str:
     files = [(source.role, source.path) for source in sample.sources]
     files += [(name, path) for name in _LAST_COLUMNS if (path := getattr(sample, name))]
     for role, path in files:
-        digest.update(f"{role}{path.name.partition('#')[2]}\0{sample.bits}\0".encode())
+        held, key = split_key(path)
+        digest.update(f"{role}{key}\0{sample.bits}\0".encode())
         try:
-            with file_of(path).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            for part in (held, companion(held)):
+                if part is not None:
+                    with part.open("rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise InputError(
                 f"{path}: cannot read the {role} image of sample '{sample.id}' ({error.strerror}); "
