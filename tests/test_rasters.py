@@ -350,7 +350,7 @@ def bad_containers(folder: Path) -> dict[str, str]:
         "text.h5": "no HDF5 file",
         "text.mat#cube": "Unknown mat file type",
         "a.mat#name": "not an array of numbers",
-        "a.mat#cube[0]": "N x H x W x C, this one has",
+        "a.mat#cube[7]": "holds samples 0 to 3",
         "lonely.hdr": "data file of this ENVI cube is missing",
         "b.img": "not an ENVI header",
     }
