@@ -254,10 +254,14 @@ def _vote(cluster: list[_Object]) -> _Object:
     if len(cluster) == 1:
         return best
     weights = np.array([round(obj.iou * 1e6) for obj in cluster])
-    masks = coco.decode([obj.code for obj in cluster])
-    votes = masks @ weights
-    kept = (2 * votes >= weights.sum()) & masks.any(axis=2)
-    code = coco.encode(np.asfortranarray(kept, dtype=np.uint8))
+    if 2 * weights.max() > weights.sum():  # one mask outweighs all others together
+        code = cluster[int(weights.argmax())].code
+    elif len(cluster) == 2:
+        code = coco.merge([obj.code for obj in cluster], intersect=False)
+    else:
+        masks = coco.decode([obj.code for obj in cluster])
+        kept = (2 * (masks @ weights) >= weights.sum()) & masks.any(axis=2)
+        code = coco.encode(np.asfortranarray(kept, dtype=np.uint8))
     return replace(best, code=code, score=max(obj.score for obj in cluster))
 
 

@@ -141,16 +141,30 @@ EVERY_KIND = {"id": Array("str"), "content": Array("str"), "done": Array("uint8"
 
 def pack(masks: np.ndarray, dtype: str) -> np.ndarray:
     """bool (k, ...) -> unsigned integers (...), bit i = masks[i]."""
-    bits = np.zeros(masks.shape[1:], dtype)
-    for i, mask in enumerate(masks):
-        bits |= mask.astype(dtype) << bits.dtype.type(i)
-    return bits
+    bits = np.zeros(masks.shape[1:], np.dtype(dtype).newbyteorder("<"))
+    octets = _octets(bits)
+    for start in range(0, len(masks), 8):  # eight masks are one byte: the wide integers are touched once
+        octet = np.zeros(masks.shape[1:], np.uint8)
+        for i, mask in enumerate(masks[start : start + 8]):
+            octet |= mask.astype(np.uint8) << np.uint8(i)
+        octets[..., start // 8] = octet
+    return bits.astype(dtype, copy=False)
 
 
 def unpack(bits: np.ndarray, count: int) -> np.ndarray:
     """Unsigned integers (...) -> bool (count, ...), the inverse of `pack`."""
-    shifts = np.arange(count, dtype=bits.dtype).reshape(-1, *(1 for _ in bits.shape))
-    return (bits[None] >> shifts & bits.dtype.type(1)).astype(bool)
+    octets = _octets(np.ascontiguousarray(bits, bits.dtype.newbyteorder("<")))
+    masks = np.empty((count, *bits.shape), bool)
+    for start in range(0, count, 8):
+        octet = np.ascontiguousarray(octets[..., start // 8])
+        for i in range(start, min(start + 8, count)):
+            np.not_equal(octet & np.uint8(1 << (i - start)), 0, out=masks[i])
+    return masks
+
+
+def _octets(bits: np.ndarray) -> np.ndarray:
+    """The bytes (..., width) of contiguous little-endian integers (...), in their memory."""
+    return bits.view(np.uint8).reshape(*bits.shape, bits.dtype.itemsize)
 
 
 def encode(record: Record) -> Row:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -73,6 +74,7 @@ class Store:
         self.config: dict[str, Any] = attributes["config"]
         self._arrays = {name: _array(group, name) for name in EVERY_KIND | LAYOUT[self.kind]}
         self._blocks: dict[str, tuple[int, np.ndarray]] = {}
+        self._memory: dict[str, np.ndarray] = {}
         for row in range(0, self._arrays["id"].shape[0], _CHUNK_SAMPLES):
             for name in EVERY_KIND:
                 self._check_file(name, row)
@@ -148,18 +150,19 @@ class Store:
         Ctrl-C is answered after the write. A full disk raises InputError and leaves a valid store
         in which these samples are not done. One process may write at a time: hold `locked(path)`.
         """
-        encoded = {self._index[sample]: encode(record) for sample, record in rows.items()}
-        self._put(encoded, {self._index[sample]: (content or {}).get(sample, "") for sample in rows})
+        content = content or {}
+        self._put(
+            {self._index[sample]: partial(encode, record) for sample, record in rows.items()},
+            {self._index[sample]: content.get(sample, "") for sample in rows},
+        )
 
-    def _put(self, rows: Mapping[int, Row], content: Mapping[int, str]) -> None:
+    def _put(self, rows: Mapping[int, Callable[[], Row]], content: Mapping[int, str]) -> None:
         with uninterrupted(), full_disk_explained(self.path):
             if any(self._done[row] for row in rows):
                 self._done[list(rows)] = 0
                 self._arrays["done"][:] = self._done
             for start in sorted({row // self.rows * self.rows for row in rows}):
-                block = slice(start, min(start + self.rows, len(self.ids)))
-                for name in LAYOUT[self.kind]:
-                    self._put_block(name, block, rows)
+                self._put_block(slice(start, min(start + self.rows, len(self.ids))), rows)
             for row, value in content.items():
                 self._content[row] = value
             self._arrays["content"][:] = np.array(self._content, dtype=object)
@@ -168,23 +171,30 @@ class Store:
             self._arrays["done"][:] = done
             self._done = done
 
-    def _put_block(self, name: str, block: slice, rows: Mapping[int, Row]) -> None:
+    def _put_block(self, block: slice, rows: Mapping[int, Callable[[], Row]]) -> None:
         """Write one whole shard: the new rows, the rows done before, zeros elsewhere. The bytes of a finished
         store therefore do not depend on the order of writes, and no write covers a part of a shard."""
-        array = self._arrays[name]
-        if self._done[block].any():
-            values = self._read(name, block)
-            values[self._done[block] == 0] = "" if _is_text(array) else 0
-        else:
-            values = _zeros(array, block.stop - block.start)
+        shards = {name: self._shard(name, block) for name in LAYOUT[self.kind]}
         for row in rows.keys() & range(block.start, block.stop):
-            value = np.asarray(rows[row][name], dtype=object if _is_text(array) else array.dtype)
-            window = tuple(
-                slice(min(have, want)) for have, want in zip(value.shape, array.shape[1:], strict=True)
-            )
-            values[(row - block.start, *window)] = value[window]
-        array[block] = values
-        self._blocks.pop(name, None)
+            values = rows[row]()
+            for name, shard in shards.items():
+                _fill(shard[row - block.start : row - block.start + 1], values[name])
+        for name, shard in shards.items():
+            self._arrays[name][block] = shard
+            self._blocks.pop(name, None)
+
+    def _shard(self, name: str, block: slice) -> np.ndarray:
+        """The rows of a shard as they are now, zeros where a row is not done. The memory is used again for
+        the next shard: getting that of a large array from the system costs more than compressing it."""
+        array = self._arrays[name]
+        missing = self._done[block] == 0
+        if name not in self._memory:
+            self._memory[name] = _zeros(array, min(self.rows, len(self.ids)))
+        shard = self._memory[name][: block.stop - block.start]
+        if not missing.all():
+            shard[:] = self._read(name, block)
+        shard[missing] = "" if _is_text(array) else 0
+        return shard
 
     def _large(self, name: str, row: int, *window: slice) -> np.ndarray:
         """One sample's values of a large array, or a window of its last axes."""
@@ -308,7 +318,7 @@ def prepare_store(
             block = [sample for sample in new.ids[start : start + new.rows] if sample in kept]
             if block:
                 new._put(
-                    {new.row(sample): old._row(old.row(sample)) for sample in block},
+                    {new.row(sample): partial(old._row, old.row(sample)) for sample in block},
                     {new.row(sample): content[sample] for sample in block},
                 )
         swap(new.path, path)
@@ -371,6 +381,13 @@ def _array(group: zarr.Group, name: str) -> Any:
 def _zeros(array: Any, n: int) -> np.ndarray:
     shape = (n, *array.shape[1:])
     return np.full(shape, "", dtype=object) if _is_text(array) else np.zeros(shape, array.dtype)
+
+
+def _fill(row: np.ndarray, value: Any) -> None:
+    """Put a value into the (1, ...) row of a shard, from its corner; what is larger is cut."""
+    value = np.asarray(value, dtype=row.dtype)
+    window = tuple(slice(min(have, want)) for have, want in zip(value.shape, row.shape[1:], strict=True))
+    row.reshape(row.shape[1:])[window] = value[window]
 
 
 def _is_text(array: Any) -> bool:
