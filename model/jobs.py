@@ -11,24 +11,15 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.images import read_image
-from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, TASKS, Sample, Source, nearest
-
-# Words that people put into file and folder names, besides the roles themselves.
-WORDS = {
-    "visible": ("visible", "vis", "vi", "rgb"),
-    "infrared": ("infrared", "ir", "thermal", "lwir", "inf"),
-    "ct": ("ct",),
-    "mri": ("mri", "mr"),
-    "pet": ("pet",),
-    "spect": ("spect",),
-    "under": ("under", "underexposed", "underexposure", "ue"),
-    "over": ("over", "overexposed", "overexposure", "oe"),
-    "near": ("near", "foreground"),
-    "far": ("far", "background"),
-    "pan": ("pan",),
-    "ms": ("ms", "lrms", "multispectral"),
-    "hs": ("hs", "hsi", "lrhs", "hyperspectral"),
-}
+from pipeline.manifest import (
+    IMAGE_SUFFIXES,
+    ROLE_WORDS,
+    SHARPENING_TASKS,
+    TASKS,
+    Sample,
+    Source,
+    nearest,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def role_of(path: Path) -> str | None:
     """The role that a file's folder or own name tells, if it tells exactly one."""
     for name in (path.parent.name, path.stem):
         words = set(re.split(r"[^a-z]+", name.lower()))
-        roles = [role for role, known in WORDS.items() if words & set(known)]
+        roles = [role for role, known in ROLE_WORDS.items() if words & set(known)]
         if len(roles) == 1:
             return roles[0]
     return None

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,23 +42,54 @@ def demo(
 @app.command()
 def manifest(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with one sub-folder per source, such as visible and infrared.")
-    ],
-    dataset: Annotated[str, typer.Option(help="Name of the data set to make.")],
+        Path | None,
+        typer.Argument(
+            help="Folder of a published data set, or with a sub-folder per source: visible, infrared, …"
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set to make, or to check.")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Published layout (msrs, m3fd, …) or pairs. [default: recognised]"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task of pairs whose names do not say what they are.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every sample and report what is wrong; writes nothing.")
+    ] = False,
 ) -> None:
-    """List a folder's samples in data_manifests/<dataset>.csv and name the data set in params.yaml."""
+    """List a folder's samples in data_manifests/<dataset>.csv and name the data set in params.yaml.
+
+    With --check, read all samples of a data set, manifest or folder instead, and report what is wrong.
+    """
     with exit_on_error():
+        if check:
+            from pipeline.checking import check_and_report
+
+            raise typer.Exit(check_and_report(folder, dataset, layout, task))
+        if folder is None or dataset is None:
+            raise InputError("give a FOLDER and --dataset NAME to list it, or --check to check a data set")
         from pipeline.config import DatasetConfig, register_dataset
-        from pipeline.manifest import scan_folder, write_manifest
+        from pipeline.layouts import scan_folder
+        from pipeline.manifest import keep_splits, write_manifest
 
         if not dataset.isidentifier():
             raise InputError(f"--dataset '{dataset}': use letters, digits and '_', starting with a letter")
         path = Path("data_manifests") / f"{dataset}.csv"
-        samples = scan_folder(folder)
-        is_new = register_dataset(dataset, DatasetConfig(manifest=str(path), root=str(folder)))
+        scan = scan_folder(folder, layout, task)
+        samples = keep_splits(scan.samples, path, folder)
+        is_new = register_dataset(
+            dataset, DatasetConfig(manifest=str(path), root=str(folder), masks=scan.masks)
+        )
         write_manifest(path, samples, folder)
     tasks = ", ".join(sorted({sample.task for sample in samples}))
-    typer.echo(f"{path}: {len(samples)} samples ({tasks}), all in the split 'test'")
+    splits = ", ".join(
+        f"{number} {split}" for split, number in Counter(sample.split for sample in samples).items()
+    )
+    typer.echo(f"{path}: {len(samples)} samples ({tasks}; {splits}), layout {scan.layout}")
+    if scan.left_over:
+        typer.echo(f"{scan.left_over} images in {folder} belong to no sample")
     typer.echo(
         f"params.yaml: data set '{dataset}' {'added' if is_new else 'was there already, left as it is'}"
     )

@@ -34,6 +34,41 @@ def open_variable(path: Path, file: Path, key: str) -> AbstractContextManager[Ra
     return _open_matlab(path, file, name, index)
 
 
+def list_variables(file: Path) -> list[tuple[str, int | None]]:
+    """Names of the images in a MATLAB or HDF5 file, each with the number of samples when it is a stack.
+
+    Raises InputError when the file cannot be opened.
+    """
+    try:
+        if not h5py.is_hdf5(file):
+            return [(name, shape[0] if len(shape) == 4 else None) for name, shape, _ in _variables(file)]
+        found: list[tuple[str, int | None]] = []
+        with h5py.File(file, "r") as opened:
+
+            def note(name: str, node: h5py.Group | h5py.Dataset) -> None:
+                if _is_image(node):
+                    samples = node.shape[-1 if "MATLAB_class" in node.attrs else 0]
+                    found.append((name, samples if node.ndim == 4 else None))
+
+            opened.visititems(note)
+        return found
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{file}: cannot be read ({said}); replace the file or take it away") from error
+
+
+def _variables(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and numpy type of the arrays of numbers in a MATLAB file before 7.3."""
+    from scipy.io import whosmat  # costs 0.2 s and only a few data sets need it
+    from scipy.io.matlab import MatReadError
+
+    try:
+        listed = [(name, shape, _MATLAB_TYPES.get(kind, kind)) for name, shape, kind in whosmat(file)]
+    except (MatReadError, NotImplementedError) as error:
+        raise ValueError(f"not a MATLAB file of version 4, 5, 6, 7 or 7.3: {error}") from error
+    return [(name, shape, kind) for name, shape, kind in listed if _NUMBERS.fullmatch(kind)]
+
+
 def _name_and_sample(path: Path, key: str) -> tuple[str, int | None]:
     match = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", key)
     if match is None or "[" in match[1]:
@@ -68,18 +103,12 @@ def _axes(path: Path, axes: dict[int, str], shape: tuple[int, ...], index: int |
 
 @contextmanager
 def _open_matlab(path: Path, file: Path, name: str, index: int | None) -> Iterator[Raster]:
-    from scipy.io import loadmat, whosmat  # costs 0.2 s and only a few data sets need it
+    from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
-    try:
-        found = {variable: (shape, kind) for variable, shape, kind in whosmat(file)}
-    except (MatReadError, NotImplementedError) as error:
-        raise ValueError(f"not a MATLAB file of version 4, 5, 6, 7 or 7.3: {error}") from error
+    found = {variable: (shape, kind) for variable, shape, kind in _variables(file)}
     name = _choose(path, name, list(found))
     shape, kind = found[name]
-    kind = _MATLAB_TYPES.get(kind, kind)
-    if not _NUMBERS.fullmatch(kind):
-        raise InputError(f"{path}: '{name}' is a {kind}, not an array of numbers; choose another variable")
     axes = _axes(
         path,
         {2: "HW", 3: "HWC"} if index is None else {3: "NHW", 4: "NHWC"},

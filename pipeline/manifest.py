@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +52,23 @@ ROLES = (
 )
 """Every source role, in source order; a stack of more than one image of a role numbers them (``under``,
 ``under_2``)."""
+
+ROLE_WORDS = {
+    "visible": ("visible", "vis", "vi", "rgb"),
+    "infrared": ("infrared", "ir", "thermal", "lwir", "inf"),
+    "ct": ("ct",),
+    "pet": ("pet",),
+    "spect": ("spect",),
+    "mri": ("mri", "mr"),
+    "under": ("under", "underexposed", "underexposure", "ue"),
+    "over": ("over", "overexposed", "overexposure", "oe"),
+    "near": ("near", "foreground"),
+    "far": ("far", "background"),
+    "pan": ("pan",),
+    "ms": ("ms", "lrms", "multispectral"),
+    "hs": ("hs", "hsi", "lrhs", "hyperspectral"),
+}
+"""Words by which people call the roles in folder and file names."""
 
 SPLITS = ("train", "validation", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
@@ -152,8 +169,40 @@ def read_manifest(path: Path, root: Path) -> list[Sample]:
     Raises InputError for a missing or empty manifest, unknown columns, tasks, splits, and repeated or unsafe
     ids. Image files are not opened here.
     """
+    samples, problems = check_manifest(path, root)
+    if problems:
+        raise InputError(problems[0][1])
+    return samples
+
+
+def check_manifest(path: Path, root: Path) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """Read a manifest as ``read_manifest`` does, going on after malformed rows.
+
+    Returns the samples of the good rows, and the name and one line for each bad one. Raises InputError when
+    the table as a whole cannot be read.
+    """
+    columns, roles, rows = _table(path)
+    join, empty = _join_below(root), dict.fromkeys(columns, "")
+    samples: dict[str, Sample] = {}
+    problems: list[tuple[str, str]] = []
+    for number, row in enumerate(rows, start=2):
+        cell = empty | dict(zip(columns, map(str.strip, row), strict=False))
+        try:
+            sample = _sample(cell, roles, join, path, number)
+            if sample.id in samples:
+                raise InputError(
+                    f"{path}: row {number}: sample '{sample.id}' is listed twice; give each row its own name"
+                )
+            samples[sample.id] = sample
+        except InputError as error:
+            problems.append((cell["sample"] or f"row {number}", str(error)))
+    return list(samples.values()), problems
+
+
+def _table(path: Path) -> tuple[tuple[str, ...], list[str], list[list[str]]]:
+    """The columns, those of them that are roles, and the rows of a manifest."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             columns = tuple(next(reader, ()))
             rows = [row for row in reader if row]
@@ -175,17 +224,7 @@ def read_manifest(path: Path, root: Path) -> list[Sample]:
             raise InputError(f"{path}: unknown column '{role}'.{nearest(role, ROLES)}")
     if not rows:
         raise InputError(f"{path}: the manifest lists no samples")
-    join, empty = _join_below(root), dict.fromkeys(columns, "")
-    samples = [
-        _sample(empty | dict(zip(columns, map(str.strip, row), strict=False)), roles, join, path, number)
-        for number, row in enumerate(rows, start=2)
-    ]
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise InputError(f"{path}: sample '{sample.id}' is listed twice; give each row its own name")
-        seen.add(sample.id)
-    return samples
+    return columns, roles, rows
 
 
 def _join_below(root: Path) -> Callable[[str], Path]:
@@ -257,84 +296,16 @@ def write_manifest(path: Path, samples: Sequence[Sample], root: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def keep_splits(samples: Sequence[Sample], path: Path, root: Path) -> list[Sample]:
+    """The samples with the splits that an earlier manifest at ``path`` gives them, if there is one."""
+    if not path.is_file():
+        return list(samples)
+    known = {sample.id: sample.split for sample in read_manifest(path, root)}
+    return [replace(sample, split=known.get(sample.id, sample.split)) for sample in samples]
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def scan_folder(root: Path) -> list[Sample]:
-    """Make samples from a folder that holds one sub-folder per source role, files matched by name.
-
-    The sub-folders' names are roles (``visible``/``infrared``, ``ct``/``mri``, …, ``target`` optional); their
-    depth below ``root`` is free, so ``root`` may hold several data sets. Samples get the split ``test``.
-    A MATLAB file with ``I_PAN`` and ``I_MS`` or ``I_MS_LR`` (layout of the public WorldView scenes) is one
-    pansharpening sample. Raises InputError when the folder is missing or nothing in it matches.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the folder that holds one sub-folder per source")
-    samples: list[Sample] = []
-    for folder in sorted({root, *(path for path in root.rglob("*") if path.is_dir())}):
-        prefix = "_".join(folder.relative_to(root).parts)
-        samples += _scan_roles(folder, prefix) + _scan_matlab(folder, prefix)
-    if not samples:
-        raise InputError(
-            f"{root}: no samples found; name the sub-folders after the sources' roles ({', '.join(ROLES)}) "
-            "and give the files of one sample the same name"
-        )
-    return samples
-
-
-def _scan_roles(folder: Path, prefix: str) -> list[Sample]:
-    by_name = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    for task, pairs in TASKS.items():
-        if not any(all(role in by_name for role in roles) for roles in pairs):
-            continue
-        roles = [role for role in ROLES if role in by_name and any(role in pair for pair in pairs)]
-        files = [_images_by_stem(by_name[role]) for role in roles]
-        targets = _images_by_stem(by_name["target"]) if "target" in by_name else {}
-        masks = _images_by_stem(by_name["mask"]) if "mask" in by_name else {}
-        stems = [stem for stem in files[0] if all(stem in other for other in files[1:])]
-        if not stems:
-            raise InputError(
-                f"{folder}: no file name occurs in all of {', '.join(roles)}; "
-                "the files of one sample must have the same name"
-            )
-        return [
-            Sample(
-                id=_safe_id(prefix, stem),
-                task=task,
-                split="test",
-                sources=tuple(Source(role, found[stem]) for role, found in zip(roles, files, strict=True)),
-                target=targets.get(stem),
-                mask=masks.get(stem),
-            )
-            for stem in sorted(stems)
-        ]
-    return []
-
-
-def _scan_matlab(folder: Path, prefix: str) -> list[Sample]:
-    from scipy.io import whosmat  # costs 0.2 s and only this layout needs it
-
-    samples = []
-    for path in sorted(folder.glob("*.mat")):
-        names = {name for name, _, _ in whosmat(path)}
-        ms = next((name for name in ("I_MS", "I_MS_LR") if name in names), None)
-        if ms and "I_PAN" in names:
-            sources = tuple(
-                Source(role, path.with_name(f"{path.name}#{name}"))
-                for role, name in (("pan", "I_PAN"), ("ms", ms))
-            )
-            samples.append(Sample(_safe_id(prefix, path.stem), "pansharpening", "test", sources, bits=11))
-    return samples
-
-
-def _images_by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-
-
-def _safe_id(prefix: str, stem: str) -> str:
-    name = f"{prefix}_{stem}" if prefix else stem
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "sample"
 
 
 def content_hash(sample: Sample) -> str:

@@ -16,7 +16,8 @@ from pipeline.classical import ClassicalCaptioner, ClassicalDetector, ClassicalS
 from pipeline.classical_masks import segment
 from pipeline.config import TEXT_WIDTH, MergeConfig
 from pipeline.images import Image, SampleImages, read_sample
-from pipeline.manifest import TASKS, Sample, Source, scan_folder
+from pipeline.layouts import scan_folder
+from pipeline.manifest import TASKS, Sample, Source
 from pipeline.merging import merge
 from pipeline.records import Instances
 
@@ -229,7 +230,7 @@ def test_lesions_without_a_counterpart_are_found() -> None:
 
 
 def test_every_real_sample_gets_objects_and_a_caption(shared_data: Path) -> None:
-    samples = scan_folder(shared_data)
+    samples = scan_folder(shared_data).samples
     by_folder = {sample.sources[0].path.parent: sample for sample in samples}
     captions = []
     for sample in by_folder.values():
@@ -242,7 +243,8 @@ def test_every_real_sample_gets_objects_and_a_caption(shared_data: Path) -> None
 
 def test_people_at_night_are_found_in_real_images(shared_data: Path) -> None:
     """MSRS 00758N: three people and a cyclist stand out in the infrared image."""
-    [sample] = [s for s in scan_folder(shared_data / "visible_infrared" / "msrs") if s.id == "00758N"]
+    found = scan_folder(shared_data / "visible_infrared" / "msrs").samples
+    [sample] = [s for s in found if s.id == "00758N"]
     _, infrared = objects(read_sample(sample), ("person",))
     middle = (infrared.box[:, :2] + infrared.box[:, 2:]) / 2
     for x, y in ((255, 240), (313, 240), (500, 240)):

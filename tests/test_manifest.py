@@ -18,7 +18,6 @@ from pipeline.manifest import (
     Source,
     content_hash,
     read_manifest,
-    scan_folder,
     write_manifest,
 )
 
@@ -95,41 +94,6 @@ def picture(path: Path, value: int = 0) -> Path:
     return path
 
 
-def test_folders_named_after_roles_are_samples_wherever_they_lie(tmp_path: Path) -> None:
-    for role in ("Visible", "Infrared"):
-        picture(tmp_path / "night" / role / "1.png")
-        picture(tmp_path / "day" / role / "1.png")
-    picture(tmp_path / "night" / "Visible" / "alone.png")
-    for role in ("ct", "pet", "mri"):
-        picture(tmp_path / "brain" / role / "a b.png")
-    found = {sample.id: sample for sample in scan_folder(tmp_path)}
-    assert set(found) == {"day_1", "night_1", "brain_a-b"}
-    assert found["brain_a-b"].roles == ("ct", "pet", "mri")
-    assert found["day_1"].sources[1] == Source("infrared", tmp_path / "day" / "Infrared" / "1.png")
-    assert {sample.task for sample in found.values()} == {"visible_infrared", "medical"}
-
-
-def test_targets_are_found_and_optional(tmp_path: Path) -> None:
-    for role in ("near", "far", "target"):
-        picture(tmp_path / role / "a.png")
-    picture(tmp_path / "near" / "b.png")
-    picture(tmp_path / "far" / "b.png")
-    targets = {sample.id: sample.target for sample in scan_folder(tmp_path)}
-    assert targets == {"a": tmp_path / "target" / "a.png", "b": None}
-
-
-def test_a_folder_without_samples_says_what_is_expected(tmp_path: Path) -> None:
-    picture(tmp_path / "left" / "a.png")
-    with pytest.raises(InputError, match="name the sub-folders"):
-        scan_folder(tmp_path)
-    picture(tmp_path / "visible" / "a.png")
-    picture(tmp_path / "infrared" / "b.png")
-    with pytest.raises(InputError, match="same name"):
-        scan_folder(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        scan_folder(tmp_path / "absent")
-
-
 def test_content_follows_bytes_roles_and_nothing_else(tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)
     sample = Sample("x", "visible_infrared", "test", (Source("visible", a), Source("infrared", b)))
@@ -150,16 +114,3 @@ def test_every_tasks_roles_stand_in_source_order() -> None:
     for pairs in TASKS.values():
         for roles in pairs:
             assert [ROLES.index(role) for role in roles] == sorted(ROLES.index(role) for role in roles)
-
-
-def test_all_real_samples_are_recognised(shared_data: Path) -> None:
-    found = scan_folder(shared_data)
-    counts = {task: sum(sample.task == task for sample in found) for task in TASKS}
-    assert counts == {
-        "visible_infrared": 83,
-        "medical": 30,
-        "multi_exposure": 12,
-        "multi_focus": 10,
-        "pansharpening": 12,
-        "hyper_multispectral": 0,
-    }
