@@ -188,6 +188,11 @@ def check_manifest(path: Path, root: Path) -> tuple[list[Sample], list[tuple[str
     for number, row in enumerate(rows, start=2):
         cell = empty | dict(zip(columns, map(str.strip, row), strict=False))
         try:
+            if len(row) > len(columns):
+                raise InputError(
+                    f"{path}: row {number}: has {len(row)} cells, the first line {len(columns)}; "
+                    "put what holds a comma in double quotes"
+                )
             sample = _sample(cell, roles, join, path, number)
             if sample.id in samples:
                 raise InputError(

@@ -185,11 +185,12 @@ def test_every_bad_row_of_a_manifest_is_reported(tmp_path: Path) -> None:
         "c,visible_infrared,tset,a.png,b.png\n"
         "a,visible_infrared,test,a.png,b.png\n"
         "d,visible_infrared,test,a.png,\n"
+        "e,visible_infrared,test,a.png,b,c.png\n"
     )
     samples, problems = check_manifest(path, tmp_path)
     assert [sample.id for sample in samples] == ["a"]
-    assert [name for name, _ in problems] == ["b", "c", "a", "d"]
-    for number, (_, text) in zip((3, 4, 5, 6), problems, strict=True):
+    assert [name for name, _ in problems] == ["b", "c", "a", "d", "e"]
+    for number, (_, text) in zip((3, 4, 5, 6, 7), problems, strict=True):
         assert text.startswith(f"{path}: row {number}")
 
 
