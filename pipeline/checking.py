@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image as PillowImage
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +28,7 @@ from pipeline.images import (
     read_window,
 )
 from pipeline.manifest import SHARPENING_TASKS, Sample, check_manifest
+from pipeline.rasters import READING_ERRORS
 from pipeline.shifts import SHIFT_WINDOW, estimate_shift
 
 SUSPICIOUS_SHIFT = 3
@@ -86,7 +88,7 @@ def _check(sample: Sample) -> tuple[list[Finding], tuple[int, ...]]:
     mask = None
     if sample.mask is not None:
         try:
-            mask = image_facts(sample.mask)
+            mask = _label_map(sample.mask)
         except InputError as error:
             findings.append(finding(f"mask: {error}"))
     if len(facts) < len(sample.sources):
@@ -110,6 +112,20 @@ def _read_through(path: Path, bits: int | None) -> ImageFacts:
     if low == high:
         raise InputError(f"{path}: every value is {low:g}; replace the file or remove the row")
     return facts
+
+
+def _label_map(path: Path) -> ImageFacts:
+    """Decode a label map, whose values are labels even where a palette colours them."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path or the manifest")
+    try:
+        with PillowImage.open(path) as image:
+            image.load()
+            size = (image.height, image.width)
+            return ImageFacts(size, len(image.getbands()), 8, None, streams=False, path=path)
+    except READING_ERRORS as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a label map ({said}); replace the file") from error
 
 
 def _pieces(path: Path, facts: ImageFacts, bits: int | None) -> Iterator[Image]:

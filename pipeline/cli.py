@@ -79,9 +79,13 @@ def manifest(
         path = Path("data_manifests") / f"{dataset}.csv"
         scan = scan_folder(folder, layout, task)
         samples = keep_splits(scan.samples, path, folder)
-        is_new = register_dataset(
-            dataset, DatasetConfig(manifest=str(path), root=str(folder), masks=scan.masks)
+        config = DatasetConfig(
+            manifest=str(path),
+            root=str(folder),
+            masks=scan.masks,
+            prompt=scan.prompt if scan.masks == "provided" else (),
         )
+        is_new = register_dataset(dataset, config)
         write_manifest(path, samples, folder)
     tasks = ", ".join(sorted({sample.task for sample in samples}))
     splits = ", ".join(

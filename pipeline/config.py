@@ -241,6 +241,8 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
             )
         return False
     params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
+    if config.prompt:
+        params["datasets"][name]["prompt"] = list(config.prompt)
     write_atomically(path, lambda temporary: yaml.dump(params, temporary))
     return True
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.manifest import companion, nearest
+from pipeline.manifest import companion
 from pipeline.rasters import Raster, Values, array_raster, depth_of
 
 _MATLAB_TYPES = {"double": "float64", "single": "float32", "logical": "bool"}
@@ -86,8 +86,8 @@ def _choose(path: Path, name: str, names: list[str]) -> str:
         raise InputError(f"{path}: say which variable, as in '{path.name}#{names[0] if names else 'NAME'}'; "
                          f"it holds {', '.join(names) or 'no arrays'}")  # fmt: skip
     raise InputError(
-        f"{path}: the file has no variable '{name}'; it holds {', '.join(names) or 'no arrays'}."
-        f"{nearest(name, names) if names else ''}"
+        f"{path}: the file has no array of numbers '{name}'; it holds {', '.join(names) or 'none'}; "
+        "correct what follows the '#'"
     )
 
 

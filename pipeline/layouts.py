@@ -29,12 +29,18 @@ _SCENES = Layout(
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What a folder holds: the samples, the layout that was recognised, how many images belong to none, and
-    where the object masks of such a data set come from (``DatasetConfig.masks``)."""
+    what the values of the samples' masks mean (``DatasetConfig.prompt``)."""
 
     samples: tuple[Sample, ...]
     layout: str
     left_over: int
-    masks: Literal["auto", "provided"] = "auto"
+    prompt: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> Literal["auto", "provided"]:
+        """Where object masks come from (``DatasetConfig.masks``): people's when every sample has one."""
+        provided = self.prompt and all(sample.mask is not None for sample in self.samples)
+        return "provided" if provided else "auto"
 
 
 def scan_folder(root: Path, layout: str | None = None, task: str | None = None) -> Scan:
@@ -106,7 +112,7 @@ def _scan(entries: Sequence[Entry], groups: Sequence[Group], layout: Layout, nam
         for called, group in zip(_ids(groups), groups, strict=True)
         for number in _numbers(group)
     )
-    return Scan(samples, name, len(entries) - used, layout.masks)
+    return Scan(samples, name, len(entries) - used, layout.prompt)
 
 
 def _ids(groups: Sequence[Group]) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 STACK = "*"
 """The column of images that make up a stack of any number."""
@@ -23,7 +22,7 @@ class Layout:
 
     ``splits``: the first pattern found in the path of a sample's first source decides, else the split is
     ``test``. ``bits``: of the stored values, when the file type does not tell. ``roles``: of a stack's first
-    and last images. ``masks``: as in params.yaml.
+    and last images. ``prompt``: what the values 1, 2, … of the masks mean.
     """
 
     task: str
@@ -31,7 +30,7 @@ class Layout:
     splits: tuple[tuple[str, str], ...] = ()
     bits: int | None = None
     roles: tuple[str, str] = ("", "")
-    masks: Literal["auto", "provided"] = "auto"
+    prompt: tuple[str, ...] = ()
 
 
 _NAME = "(?P<sample>[^/#]+)"
@@ -61,7 +60,8 @@ LAYOUTS: dict[str, Layout] = {
             "mask": f"(?P<part>train|test)/Segmentation_labels/{_NAME}",
         },
         splits=(("/train/", "train"),),
-        masks="provided",
+        # The classes of MFNet, whose values the label maps have.
+        prompt=("car", "person", "bike", "curve", "car stop", "guardrail", "color cone", "bump"),
     ),
     "m3fd": Layout(
         task="visible_infrared",

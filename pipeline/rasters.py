@@ -141,7 +141,7 @@ def _open_picture(file: Path) -> Iterator[Raster]:
             from pipeline.gdal_rasters import open_gdal
 
             with open_gdal(file) as raster:
-                yield oriented(raster, _orientation(opened))
+                yield oriented(raster, _orientation(opened, file))
             return
         grey = opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")
         dtype = np.dtype(np.float32 if opened.mode == "F" else np.uint8)
@@ -157,7 +157,7 @@ def _open_picture(file: Path) -> Iterator[Raster]:
         width, height = opened.size
         shape = (1 if grey else 3, height, width)
         raster = Raster(shape, dtype, depth_of(dtype), read, streams=False)
-        yield oriented(raster, _orientation(opened))
+        yield oriented(raster, _orientation(opened, file))
 
 
 def _decode(opened: PillowImage.Image, dtype: np.dtype[Any]) -> Values:
@@ -188,12 +188,26 @@ def _is_plain_bitmap(opened: PillowImage.Image) -> bool:
     return opened.format == "BMP" and opened.mode == "RGB" and opened.tile[0].codec_name == "raw"  # type: ignore[attr-defined]
 
 
-def _orientation(opened: PillowImage.Image) -> int:
+def _orientation(opened: PillowImage.Image, file: Path) -> int:
     """The EXIF orientation, 1 when there is none."""
+    if opened.format == "PNG" and "exif" not in opened.info and not _has_exif_chunk(file):
+        return 1  # Pillow would decode the picture to look behind it
     try:
         return int(opened.getexif().get(0x0112, 1))
     except (SyntaxError, ValueError, TypeError):
         return 1  # EXIF that cannot be read does not make a picture unreadable
+
+
+def _has_exif_chunk(file: Path) -> bool:
+    """Whether a PNG has an ``eXIf`` chunk, before or after its pixels."""
+    with file.open("rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return True
+            stream.seek(length + 4, 1)  # data and checksum
+    return False
 
 
 def oriented(raster: Raster, orientation: int) -> Raster:

@@ -112,6 +112,19 @@ def test_everything_that_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in findings[0].text, name
 
 
+def test_a_label_map_may_have_colours_but_must_decode(tmp_path: Path) -> None:
+    visible = scene()
+    good = sample(tmp_path, visible=visible, infrared=255 - visible, mask=(visible > 100).astype(np.uint8))
+    assert good.mask is not None
+    coloured = Image.fromarray((visible > 100).astype(np.uint8)).convert("P")
+    coloured.putpalette([0, 0, 0, 255, 0, 0])
+    coloured.save(good.mask)
+    assert check_samples([good]) == []
+    good.mask.write_bytes(good.mask.read_bytes()[:90])
+    assert "mask: " in texts([good])
+    assert "cannot be read as a label map" in texts([good])
+
+
 def test_the_check_goes_on_after_the_first(tmp_path: Path) -> None:
     broken = broken_samples(tmp_path)
     found = {finding.text for finding in check_samples([bad for bad, _ in broken.values()])}

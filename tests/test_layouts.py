@@ -205,6 +205,14 @@ def test_every_layout_has_a_copy_here() -> None:
     assert set(EXPECTED) == {name for name in LAYOUTS if not name.endswith("_full") and name != "wv2"}
 
 
+def test_label_maps_are_taken_with_the_names_of_their_values(tmp_path: Path) -> None:
+    scan = scan_folder(published(tmp_path, "msrs"))
+    assert (scan.masks, scan.prompt[:2]) == ("provided", ("car", "person"))
+    (tmp_path / "MSRS" / "test" / "Segmentation_labels" / "00004N.png").unlink()
+    assert scan_folder(tmp_path).masks == "auto"
+    assert scan_folder(published(tmp_path / "b", "mefb")).masks == "auto"
+
+
 def test_full_resolution_is_a_data_set_of_its_own(tmp_path: Path) -> None:
     full = {name: shape for name, shape in PAN.items() if name != "gt"}
     stack(tmp_path / "test_wv3_OrigScale_multiExm1.h5", full, 2047)

@@ -255,6 +255,35 @@ def test_every_orientation_is_what_pillow_shows(
     np.testing.assert_array_equal(window, pixels[:, top:, left:])
 
 
+def test_facts_are_told_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a.png", "a.jpg", "a.bmp")
+    for name in names:
+        bitmap(tmp_path / name)
+
+    def load(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    for name in names:
+        facts = image_facts(tmp_path / name)
+        assert (facts.size, facts.bands, facts.bits) == ((37, 53), 3, 8)
+
+
+def test_orientation_may_stand_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    pixels, exif = noise(37, 53), PillowImage.Exif()
+    exif[0x0112] = 6
+    PillowImage.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    stored = (tmp_path / "a.png").read_bytes()
+    start = stored.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(stored[start : start + 4], "big")
+    last = stored.index(b"IEND") - 4
+    moved = stored[:start] + stored[end:last] + stored[start:end] + stored[last:]
+    (tmp_path / "b.png").write_bytes(moved)
+    assert image_facts(tmp_path / "b.png").size == (53, 37)
+    shown = quantise(read_image(tmp_path / "b.png").pixels, 8)[0]
+    np.testing.assert_array_equal(shown, np.rot90(pixels, -1))
+
+
 PLACED = {
     "transform": {"crs": CRS.from_epsg(32632), "transform": Affine(0.5, 0.01, 5e5, 0.02, -0.5, 5.4e6)},
     "points": {
@@ -342,14 +371,14 @@ def bad_containers(folder: Path) -> dict[str, str]:
     (folder / "b.img").write_bytes(b"0")
     return {
         "a.h5": "say which variable",
-        "a.h5#x": "has no variable 'x'; it holds gt, one",
+        "a.h5#x": "has no array of numbers 'x'; it holds gt, one",
         "a.h5#gt": "name one sample of the stack, as in 'a.h5#gt[0]'",
         "a.h5#gt[2]": "holds samples 0 to 1",
         "a.h5#one[0]": "this one has (8, 8)",
         "a.h5#gt[x]": "not NAME or NAME[NUMBER]",
         "text.h5": "no HDF5 file",
         "text.mat#cube": "Unknown mat file type",
-        "a.mat#name": "not an array of numbers",
+        "a.mat#name": "no array of numbers 'name'; it holds cube",
         "a.mat#cube[7]": "holds samples 0 to 3",
         "lonely.hdr": "data file of this ENVI cube is missing",
         "b.img": "not an ENVI header",
