@@ -184,8 +184,8 @@ def _nothing(entries: Sequence[Entry]) -> str:
     """Why a folder has no samples, and what to do."""
     if not entries:
         return (
-            f"holds no images ({', '.join((*IMAGE_SUFFIXES, '.mat', '.h5', '.hdr'))}); give a folder that has "
-            f"them, in sub-folders named after the sources' roles ({', '.join(ROLES)})"
+            f"holds no images ({', '.join((*IMAGE_SUFFIXES, '.mat', '.h5', '.hdr'))}); give a folder "
+            f"that has them, in sub-folders named after the sources' roles ({', '.join(ROLES)})"
         )
     roles = [role for role in ROLES if role in roles_told(entries)]
     if any(set(names) <= set(roles) for sets in TASKS.values() for names in sets):
