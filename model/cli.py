@@ -10,9 +10,10 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from pipeline.errors import InputError, exit_on_error
 from pipeline.manifest import SPLITS, TASKS, Sample, nearest
@@ -67,21 +68,91 @@ def train(
         run(dataset, task, device=device, workers=workers)
 
 
-@app.command()
+class Profile(StrEnum):
+    """Whose definitions of the metrics."""
+
+    reference = "reference"
+    rwkvfusion = "rwkvfusion"
+
+
+class SeveralValues(TyperCommand):
+    """Lets `--sources A B C` and `--fused x=DIR y=DIR` take several values each."""
+
+    options = ("--sources", "--fused")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Repeat the option's name before each of its values."""
+        expanded: list[str] = []
+        current = ""
+        for word in args:
+            if word.startswith("-"):
+                current = word if word in self.options else ""
+            elif current and expanded[-1] != current:
+                expanded.append(current)
+            expanded.append(word)
+        return super().parse_args(ctx, expanded)
+
+
+@app.command(cls=SeveralValues)
 def evaluate(
     dataset: Annotated[
         str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Only this task. (default: all that have test samples)")
+        str | None,
+        typer.Option(help="Only this task; of folders, theirs. (default: all; as names tell)"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Task id of known weights, or a .safetensors file, instead."),
+    ] = None,
+    fused: Annotated[
+        list[str] | None,
+        typer.Option(help="Folders of fused images, DIR or NAME=DIR, instead of a data set."),
+    ] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders of their sources, one per source; DIR#KEY in MATLAB files."),
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of the ground truth.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Depth of integers stored in 16 bits: 11 for 0 … 2047.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write to. (default: reports/<dataset>)"),
+    ] = None,
+    profile: Annotated[Profile, typer.Option(help="Definitions of the metrics.")] = Profile.reference,
+    metrics: Annotated[str | None, typer.Option(help="Only these, as MI,Qabf,SSIM. (default: all)")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that measure; 0 is this one. (default: one per core)")
     ] = None,
 ) -> None:
-    """Measure the trained networks on a data set's test samples, beside simple rules."""
+    """Measure a data set's trained networks beside simple rules, or anybody's folders of fused images."""
     with exit_on_error():
-        from model.evaluate import evaluate as run
+        from model.scoring import Options
 
-        _keep_freed_memory()
-        run(_dataset(dataset), None if task is None else [task])
+        chosen = None if metrics is None else tuple(name.strip() for name in metrics.split(","))
+        options = Options(profile.value, chosen, workers)
+        if fused:
+            from model.folders import evaluate_folders
+            from model.matching import parse_fused
+
+            if dataset is not None or weights is not None:
+                raise InputError("--fused measures folders; leave --dataset and --weights out")
+            found = evaluate_folders(
+                parse_fused(fused), sources or [], target, out, task=task, bits=bits, options=options
+            )
+        else:
+            from model.evaluate import evaluate as run
+
+            if sources or target is not None or bits is not None:
+                raise InputError("--sources, --target and --bits belong to --fused; add it")
+            _keep_freed_memory()
+            tasks = None if task is None else [task]
+            found = run(_dataset(dataset), tasks, weights=weights, out=out, options=options)
+    if found.failures:
+        raise typer.Exit(1 if found.rows else 2)
 
 
 @app.command()

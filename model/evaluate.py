@@ -1,38 +1,34 @@
-"""Measure a data set's trained networks on its test samples, beside the same weights unguided and rules.
+"""Evaluate the trained networks of a data set beside simple rules.
 
-Everything is written under reports/<dataset>/: `fused/` with one image per sample, `samples.csv` with one row
-per sample and method, `metrics.json` with all means, `metrics/<task>.json` for `dvc metrics show`.
+Everything is written to reports/<dataset>/ (`model.results`) with the fused images under `fused/<method>/`.
+Finished work is kept, so that an interrupted evaluation goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES
 from model.config import load_config, report_dir
-from model.data import by_source, open_guidance
-from model.inference import fuse, load_model
-from model.metrics import fusion_metrics, sharpening_metrics, target_metrics
-from model.results import EFFECT, GUIDED, UNGUIDED, Row, fused_path, summary, write_results
+from model.data import open_guidance
+from model.inference import Fuser as Network
+from model.inference import load_model, load_weights
+from model.memory import Memory
+from model.methods import Fuser, Fusion
+from model.results import GUIDED, INDEX, UNGUIDED, Evaluation, read_results, write_results
+from model.run import trained_on
+from model.scoring import OPTIONS, Options, few, read_fused, score_all
+from model.tables import say, write_tables
 from pipeline.errors import InputError
-from pipeline.images import (
-    FloatArray,
-    luminance,
-    quantise,
-    read_image,
-    read_sources,
-    write_image,
-)
-from pipeline.manifest import SHARPENING_TASKS, TASKS, Sample
+from pipeline.manifest import TASKS, Sample
 
-Fuser = Callable[[Sequence[FloatArray], NDArray[np.floating] | None, NDArray[np.bool_] | None], FloatArray]
-"""Sources (C, H, W), text (T, D) and merged masks (c, H, W), the last two or None, to fused (C, H, W)."""
+FUSED = "fused.jsonl"  # finished images
 
 
 def evaluate(
@@ -40,12 +36,19 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     fusers: Mapping[str, Fuser] | None = None,
     console: Console | None = None,
-) -> list[Row]:
+    *,
+    weights: str | None = None,
+    out: Path | None = None,
+    options: Options = OPTIONS,
+) -> Evaluation:
     """Fuse and measure the test samples of each (chosen) task of a data set; write and return the results.
 
-    `fusers` gives the network of a task instead of its trained weights. Raises InputError for an unknown data
-    set or task, a data set without test samples, a task without weights, and unreadable images.
+    ``weights`` are used for their own task, in place of those trained on the data set; ``fusers`` gives the
+    network of a task as a function. Results of tasks that were not chosen stay as they are. A sample that
+    cannot be fused or measured is a failure of the evaluation and the rest goes on. Raises InputError for an
+    unknown data set or task, a data set without test samples, and a task without weights.
     """
+    options.check()
     params = load_config()
     config = params.dataset(dataset)
     samples = [sample for sample in config.samples() if sample.split == "test"]
@@ -54,114 +57,98 @@ def evaluate(
         raise InputError(
             f"{config.manifest}: no sample has split 'test'; mark some rows so to evaluate on them"
         )
-    chosen = present if tasks is None else list(tasks)
+    given = None if weights is None else load_weights(weights)
+    chosen = list(tasks) if tasks is not None else present if given is None else [given.task]
     for task in chosen:
         if task not in present:
             raise InputError(
                 f"{config.manifest}: no test sample of task '{task}'; it has {', '.join(present)}"
             )
-    ready = {task: fusers[task] if fusers else _trained(dataset, task) for task in chosen}
+        if given is not None and given.task != task:
+            raise InputError(f"{given.path}: weights for {given.task}, not for {task}; leave one of them out")
+    networks = {task: fusers[task] if fusers else given or load_model(dataset, task) for task in chosen}
     console = console or Console()
     guidance = open_guidance(dataset)
-    folder = report_dir(dataset)
-    rows: list[Row] = []
+    folder = out or report_dir(dataset)
+    found = Evaluation([], [], dataset, options.profile)
     for task in chosen:
-        members = [sample for sample in samples if sample.task == task]
-        found: list[Row] = []
-        bare = 0
         unmerged = params.for_task(task, dataset).model.guidance == "unmerged"
-        for sample in track(members, description=task, console=console, transient=True):
-            text, merged = guidance.text(sample.id), guidance.merged(sample.id)
-            bare += text is None and merged is None
-            masks = None if merged is None else merged.mask
-            if merged is not None and unmerged:
-                masks = by_source(merged.mask, merged.sources, len(sample.sources), sample.id)
-            found += measure(
-                sample,
-                ready[task],
-                None if text is None else text.features,
-                masks,
-                folder,
-            )
-        console.print(summary(task, found))
-        if bare:
-            console.print(
-                f"{bare} of {len(members)} samples have no guidance stored; "
-                f"run `typer pipeline guidance --dataset {dataset}` first to use it"
-            )
-        rows += found
-    write_results(folder, rows)
-    return rows
+        fusion = Fusion(networks[task], guidance, unmerged, folder)
+        _fuse_all(fusion, [sample for sample in samples if sample.task == task], found, console, dataset)
+    score_all(found, folder, options, console)
+    _add_effects(found)
+    everything = _with_other_tasks(found, folder, {sample.id for sample in samples})
+    write_results(folder, everything)
+    write_tables(folder, everything)
+    say(found, console)
+    return found
 
 
-def _trained(dataset: str, task: str) -> Fuser:
-    """The network of a task with its trained weights. Raises InputError when it was not trained yet."""
-    model = load_model(dataset, task)
-    return lambda sources, text, masks: fuse(sources, model, text=text, masks=masks)
-
-
-def measure(
-    sample: Sample,
-    fuser: Fuser,
-    text: NDArray[np.floating] | None,
-    masks: NDArray[np.bool_] | None,
-    folder: Path,
-) -> list[Row]:
-    """Fuse one sample guided, unguided and with each simple rule; write the guided image; measure all.
-
-    Images are measured as they are written: rounded to 8 bits, or in sharpening to the bits of the source.
-    """
-    images = read_sources(sample)
-    sources = [image.pixels for image in images]
-    sharpening = sample.task in SHARPENING_TASKS
-    bits = images[-1].bits if sharpening else 8
-    fused = {GUIDED: fuser(sources, text, masks), UNGUIDED: fuser(sources, None, None)}
-    effect = 255 * float(np.abs(fused[GUIDED] - fused[UNGUIDED]).mean(dtype=np.float64))
-    write_image(fused_path(folder, sample.id, len(fused[GUIDED])), fused[GUIDED], bits)
-    if sharpening:
-        fused |= {name: rule(sources) for name, rule in SHARPENING_BASELINES.items()}
-    else:
-        planes = [luminance(source) for source in sources]
-        fused |= {name: rule(planes)[None] for name, rule in FUSION_BASELINES.items()}
-    target = None if sample.target is None else read_image(sample.target, sample.bits).pixels
-    rows = []
-    for method, pixels in fused.items():
-        written = _as_written(pixels, bits)
-        values = (
-            _sharpening_values(sources, target, written)
-            if sharpening
-            else _fusion_values(sources, target, written)
+def _fuse_all(
+    fusion: Fusion, samples: Sequence[Sample], found: Evaluation, console: Console, dataset: str
+) -> None:
+    memory = Memory.at(fusion.folder / FUSED)
+    task = samples[0].task
+    bare = 0
+    for sample in track(samples, description=f"fusing {task}", console=console, transient=True):
+        try:
+            cases, guided = fusion.cases(sample, memory)
+        except InputError as error:
+            found.failures.append((GUIDED, sample.id, str(error)))
+            continue
+        found.cases += cases
+        bare += not guided
+    if bare:
+        found.warnings.append(
+            f"{task}: {bare} of {len(samples)} samples have no guidance stored; "
+            f"run `typer pipeline guidance --dataset {dataset}` first to use it"
         )
-        extra = {EFFECT: effect} if method == GUIDED else {}
-        rows.append(Row(sample.task, sample.id, method, values | extra))
-    return rows
+    if isinstance(fusion.network, Network):
+        known = trained_on(fusion.network.record, samples)
+        if known:
+            found.warnings.append(
+                f"{task}: the weights were trained on {len(known)} of the {len(samples)} samples "
+                f"({few(known)}); figures of those say nothing about other images"
+            )
 
 
-def _as_written(pixels: FloatArray, bits: int) -> FloatArray:
-    levels = quantise(pixels, bits).astype(np.float32)
-    return levels if bits > 16 else levels / np.float32(2**bits - 1)
+def _add_effects(found: Evaluation) -> None:
+    """What removing the guidance changes: mean absolute difference of the written images, in grey levels."""
+    plain = {case.sample.id: case.fused for case in found.cases if case.method == UNGUIDED}
+    for case in found.cases:
+        if case.method == GUIDED and case.sample.id in plain:
+            bits = case.sample.bits
+            pair = [read_fused(path, bits) for path in (case.fused, plain[case.sample.id])]
+            effect = 255 * float(np.abs(pair[0] - pair[1]).mean(dtype=np.float64))
+            found.effects[case.sample.id] = round(effect, 6)
 
 
-def _sharpening_values(
-    sources: Sequence[FloatArray], target: FloatArray | None, fused: FloatArray
-) -> dict[str, float]:
-    """Empty without a target: nothing can be measured at full resolution yet."""
-    if target is None:
-        return {}
-    heights = [source.shape[1] for source in sources]
-    ratio = max(heights) / min(heights)
-    return sharpening_metrics(target.astype(np.float64), fused.astype(np.float64), ratio)
-
-
-def _fusion_values(
-    sources: Sequence[FloatArray], target: FloatArray | None, fused: FloatArray
-) -> dict[str, float]:
-    """Fusion metrics on luminance, and those against a target too: the simple rules fuse luminance only."""
-
-    def grey(pixels: FloatArray) -> NDArray[np.float64]:
-        return luminance(pixels).astype(np.float64)
-
-    values = fusion_metrics([255 * grey(source) for source in sources], 255 * grey(fused))
-    if target is not None:
-        values |= target_metrics(grey(target)[None], grey(fused)[None])
-    return values
+def _with_other_tasks(found: Evaluation, folder: Path, samples: set[str]) -> Evaluation:
+    """The evaluation together with what the folder holds of the data set's other tasks."""
+    if not (folder / INDEX).is_file():
+        return found
+    before = read_results(folder)
+    if before.dataset != found.dataset or before.profile != found.profile:
+        return found
+    done = {case.sample.task for case in found.cases} | {row.task for row in found.rows}
+    done_ids = {failure[1] for failure in found.failures}
+    kept = {
+        case.sample.id
+        for case in before.cases
+        if case.sample.task not in done and case.sample.id in samples - done_ids
+    }
+    order = {task: place for place, task in enumerate(TASKS)}
+    return replace(
+        found,
+        cases=sorted(
+            [*found.cases, *(case for case in before.cases if case.sample.id in kept)],
+            key=lambda case: order[case.sample.task],
+        ),
+        rows=sorted(
+            [*found.rows, *(row for row in before.rows if row.sample in kept)],
+            key=lambda row: order[row.task],
+        ),
+        failures=[*found.failures, *(failure for failure in before.failures if failure[1] in kept)],
+        warnings=list(dict.fromkeys([*found.warnings, *before.warnings])),
+        effects=found.effects | {name: value for name, value in before.effects.items() if name in kept},
+    )

@@ -90,7 +90,7 @@ def _run(
         console.print(f"{job.output}: exists, skipped (--overwrite to replace)", markup=False, soft_wrap=True)
         return
     images = read_sources(sample)
-    text, masks, note = _guidance(sample, guidance, fuser)
+    text, masks, note = guidance_for(sample, guidance, fuser)
     pixels = fuse([image.pixels for image in images], fuser, text=text, masks=masks, colour=colour)
     bits = _bits(images, sample)
     output = _output(job, pixels.shape[0], bits)
@@ -103,9 +103,13 @@ def _run(
     console.print(f"{output}: {sample.task} ({roles}), {note}", markup=False, soft_wrap=True)
 
 
-def _guidance(
+def guidance_for(
     sample: Sample, guidance: Guidance | None, fuser: Fuser
 ) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, str]:
+    """A sample's text features (T, D) and masks as the network takes them, and in words what guides it.
+
+    Raises InputError when the sample has changed since its guidance was made.
+    """
     if guidance is None:
         return None, None, "unguided"
     text, merged = guidance.text(sample.id), guidance.merged(sample.id)

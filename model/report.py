@@ -1,12 +1,9 @@
-"""One self-contained HTML page that shows what an evaluation found: figures, pictures, curves, origin."""
+"""One self-contained HTML page that shows what an evaluation found: figures, charts, pictures, origin."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib.metadata
-import inspect
-import io
 import json
 import math
 import platform
@@ -15,26 +12,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from scipy.ndimage import binary_erosion
 
+from model.cards import Card, make_card
+from model.charts import COLOURS, radar, spread
 from model.config import load_config, report_dir, run_dir
 from model.curves import chart, read_curves
-from model.metrics import DIRECTIONS, FUSED_METRICS, SOURCE_METRICS, TARGET_METRICS, sharpening
-from model.results import EFFECT, GUIDED, LABELS, UNGUIDED, Row, best, fused_path, means, read_results
-from pipeline.config import PARAMS, DatasetConfig, guidance_dir
+from model.meaning import meaning
+from model.ranking import Ranking, extremes, rank
+from model.results import (
+    GUIDED,
+    LABELS,
+    UNGUIDED,
+    Evaluation,
+    Row,
+    arrow,
+    best,
+    direction,
+    mean,
+    number,
+    read_results,
+)
+from pipeline.config import PARAMS, guidance_dir
 from pipeline.errors import InputError
-from pipeline.images import display, luminance, read_image, read_sources, write_atomically
-from pipeline.manifest import SHARPENING_TASKS, Sample
-from pipeline.store import Caption, MergedMasks, Record, open_store
+from pipeline.images import write_atomically
+from pipeline.store import open_store
 
-SHOWN = 12  # samples per task on the page
-SIDE = 640  # pixels of the longer side of a picture on the page
-HEADLINE = ("MI", "VIF", "Qabf", "PSNR", "SSIM", "spectral_angle", "ERGAS")  # beside a sample's name
+SHOWN = 12  # samples per task on the page, at least; every method's best and worst are among them
 STORES = ("captions", "texts", "boxes", "masks", "merged")
 PACKAGES = ("rwkvfusion", "torch", "numpy", "scipy", "scikit-image", "zarr", "dvc")
 TASK_TITLES = {
@@ -44,44 +49,32 @@ TASK_TITLES = {
     "multi_focus": "Multi-focus",
     "pansharpening": "Pansharpening",
     "hyper_multispectral": "Hyperspectral and multispectral",
+    "fusion": "Fusion",
 }
-# Okabe and Ito's colours, told apart with every kind of colour vision, then lighter and darker companions.
-PALETTE = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2",
-    "#d55e00", "#cc79a7", "#8dd3c7", "#bebada", "#fb8072",
-    "#80b1d3", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5",
-    "#ffed6f", "#a6761d", "#66a61e", "#e7298a", "#7570b3",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture of the page, encoded as a data URI."""
-
-    label: str
-    alt: str
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """Everything the page shows of one sample."""
-
-    sample: str
-    figures: list[Figure]
-    caption: str
-    objects: list[tuple[str, list[str]]]  # label, colours of its objects in the overlay
-    scores: list[tuple[str, str]]  # metric, value
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a metrics table."""
+    """One figure of the leaderboard: text, number to sort by, spread, and the picture it leads to."""
 
     text: str
+    value: str
+    spread: str
     best: bool
+    link: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method of the leaderboard; ``series`` is the number of its colour."""
+
+    label: str
+    series: int
+    samples: int
+    rank: str
+    rank_value: str
+    cells: list[Cell]
 
 
 @dataclass(frozen=True)
@@ -92,197 +85,197 @@ class Section:
     title: str
     verdict: str
     metrics: list[tuple[str, str, str]]  # name, arrow, what it is
-    table: list[tuple[str, list[Cell]]]
+    table: list[Line]
+    extremes: list[tuple[str, str, str, str, str]]  # method, best sample, its link, worst sample, its link
+    radar: Markup
+    spreads: list[tuple[str, str, Markup]]
     cards: list[Card]
     total: int
     curves: list[tuple[str, list[str], Markup]]  # chart, lines, SVG
 
 
-def write_report(dataset: str) -> Path:
-    """Write reports/<dataset>/index.html from the evaluation's results and return its path.
+def write_dataset_report(dataset: str) -> Path:
+    """Write reports/<dataset>/index.html. Raises InputError as `write_report` does."""
+    load_config().dataset(dataset)
+    return write_report(report_dir(dataset))
 
-    Raises InputError when the data set is unknown or was not evaluated.
+
+def write_report(folder: Path) -> Path:
+    """Write <folder>/index.html from the evaluation in the folder and return its path.
+
+    Raises InputError when nothing was evaluated there, or an image that was measured is gone.
     """
-    config = load_config().dataset(dataset)
-    folder = report_dir(dataset)
-    rows = read_results(folder)
-    samples = {sample.id: sample for sample in config.samples()}
-    for row in rows:
-        if row.sample not in samples:
-            raise InputError(
-                f"{config.manifest}: no sample '{row.sample}', which was evaluated; "
-                f"run `python -m model evaluate --dataset {dataset}` again"
-            )
-    tasks = dict.fromkeys(row.task for row in rows)
-    sections = [_section(dataset, task, [r for r in rows if r.task == task], samples) for task in tasks]
+    evaluation = read_results(folder)
+    dataset = evaluation.dataset
+    tasks = [task for task in evaluation.tasks if evaluation.of_task(task)]
+    sections = [_section(task, evaluation) for task in tasks]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
+    subject = dataset or folder.resolve().name
     page = environment.get_template("report.html").render(
-        dataset=dataset,
+        title=f"RWKVFusion on {subject}" if dataset else f"Fusion methods on {subject}",
+        heading="RWKVFusion" if dataset else "Fusion methods",
+        subject=subject,
+        introduction=(
+            "What the networks make of these samples: figures beside simple rules, pictures beside their "
+            "sources, and everything that went into them."
+            if dataset
+            else "Fused images beside their sources and beside each other: figures, their spread, pictures."
+        ),
+        notices=[*evaluation.warnings, *[f"{m} {s} failed: {why}" for m, s, why in evaluation.failures]],
         sections=sections,
-        origin=_origin(dataset, config, list(tasks)),
-        parameters=PARAMS.read_text(),
+        origin=_origin(evaluation, tasks),
+        parameters=PARAMS.read_text(encoding="utf-8") if dataset else "",
+        profile=evaluation.profile,
     )
     write_atomically(folder / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
     return folder / "index.html"
 
 
-def _section(dataset: str, task: str, rows: Sequence[Row], samples: dict[str, Sample]) -> Section:
-    methods = means(rows)[task]
-    metrics = [name for name in DIRECTIONS if any(name in values for values in methods.values())]
-    winners = {name: best(methods, name) for name in metrics}
-    table = [
-        (
-            LABELS.get(method, method),
-            [Cell(_number(name, values.get(name)), method in winners[name]) for name in metrics],
-        )
-        for method, values in methods.items()
-    ]
+def _section(task: str, evaluation: Evaluation) -> Section:
+    rows = evaluation.of_task(task)
+    ranking = rank(rows)
+    means = ranking.means()
+    names = {method: LABELS.get(method, method) for method in ranking.methods}
+    ends = extremes(rows)
     evaluated = list(dict.fromkeys(row.sample for row in rows))
-    picked = np.linspace(0, len(evaluated) - 1, min(SHOWN, len(evaluated))).round().astype(int)
-    values = {row.sample: row.values for row in rows if row.method == GUIDED}
-    curves = read_curves(run_dir(dataset, task) / "dvclive" / "plots" / "metrics")
-    ordered = sorted(curves.items(), key=lambda named: named[0] != "loss")
+    shown = _shown(evaluated, [sample for pair in ends.values() for sample in pair])
+    tags: dict[str, list[tuple[str, str]]] = {}
+    for method, (top, bottom) in ends.items():
+        if top != bottom:
+            tags.setdefault(top, []).append(("best", f"best of {names[method]}"))
+            tags.setdefault(bottom, []).append(("worst", f"worst of {names[method]}"))
+    cards = [
+        make_card(task, sample, evaluation, ranking.methods, ranking.metrics, tags.get(sample, []))
+        for sample in shown
+    ]
+    anchors = {card.sample: card.anchor for card in cards}
+    curves = {}
+    if evaluation.dataset is not None:
+        curves = read_curves(run_dir(evaluation.dataset, task) / "dvclive" / "plots" / "metrics")
+    values = {metric: _values(rows, metric, names) for metric in ranking.metrics}
     return Section(
         task=task,
         title=TASK_TITLES.get(task, task),
-        verdict=_verdict(methods, winners),
-        metrics=[(name, _arrow(name), _meaning(name, task)) for name in metrics],
-        table=table,
-        cards=[_card(dataset, samples[evaluated[i]], values[evaluated[i]]) for i in picked],
+        verdict=_verdict(ranking, evaluation, evaluated),
+        metrics=[(name, arrow(name), meaning(name, task)) for name in ranking.metrics],
+        table=[
+            _line(method, series, ranking, rows, anchors) for series, method in enumerate(ranking.methods)
+        ],
+        extremes=[
+            (names[method], top, anchors[top], bottom, anchors[bottom])
+            for method, (top, bottom) in ends.items()
+            if top != bottom
+        ],
+        radar=radar({names[method]: means[method] for method in ranking.methods}, ranking.metrics),
+        spreads=[(name, arrow(name), spread(name, found)) for name, found in values.items() if found],
+        cards=cards,
         total=len(evaluated),
-        curves=[(name, list(lines), chart(name, lines)) for name, lines in ordered],
+        curves=[
+            (name, list(lines), chart(name, lines))
+            for name, lines in sorted(curves.items(), key=lambda named: named[0] != "loss")
+        ],
     )
 
 
-def _verdict(methods: dict[str, dict[str, float]], winners: dict[str, set[str]]) -> str:
-    """One sentence: in how many metrics the network beats the rules, and what the guidance does."""
-    rules = {name: values for name, values in methods.items() if name not in (GUIDED, UNGUIDED)}
-    against = {name: best({GUIDED: methods[GUIDED], **rules}, name) for name in winners}
-    won = [name for name, methods_ in against.items() if GUIDED in methods_]
-    effect = methods[GUIDED].get(EFFECT, math.nan)
+def _shown(evaluated: Sequence[str], ends: Sequence[str]) -> list[str]:
+    """The samples with a card: every method's best and worst, filled up evenly."""
+    chosen = set(ends)
+    rest = [sample for sample in evaluated if sample not in chosen]
+    free = min(max(SHOWN - len(chosen), 0), len(rest))
+    chosen |= {rest[index * len(rest) // free] for index in range(free)}
+    return [sample for sample in evaluated if sample in chosen]
+
+
+def _values(rows: Sequence[Row], metric: str, names: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Method's label -> sample -> value, in the order of the leaderboard."""
+    found: dict[str, dict[str, float]] = {label: {} for label in names.values()}
+    for row in rows:
+        if metric in row.values:
+            found[names[row.method]][row.sample] = row.values[metric]
+    return found if any(math.isfinite(v) for values in found.values() for v in values.values()) else {}
+
+
+def _line(method: str, series: int, ranking: Ranking, rows: Sequence[Row], anchors: dict[str, str]) -> Line:
+    own = {row.sample: row.values for row in rows if row.method == method and row.sample in anchors}
+    means = ranking.means()
+    cells = []
+    for metric in ranking.metrics:
+        figure = ranking.statistics[method][metric]
+        known = {s: v[metric] for s, v in own.items() if not math.isnan(v.get(metric, math.nan))}
+        pick = min if direction(metric).better == "higher" else max
+        worst = pick(known, key=lambda sample: known[sample]) if known else ""
+        cells.append(
+            Cell(
+                number(metric, figure.mean),
+                f"{figure.mean:.9g}",
+                "" if math.isnan(figure.deviation) else number(metric, figure.deviation),
+                method in best(means, metric),
+                anchors.get(worst, ""),
+                f"{metric} of {worst}: {number(metric, known[worst])}" if known else "",
+            )
+        )
+    value = ranking.mean_rank[method]
+    label = LABELS.get(method, method)
+    text = "–" if math.isnan(value) else f"{value:.2f}"
+    return Line(label, series % COLOURS, ranking.samples[method], text, f"{value:.9g}", cells)
+
+
+def _verdict(ranking: Ranking, evaluation: Evaluation, evaluated: Sequence[str]) -> str:
+    """In how many metrics the network beats the rules and what the guidance does, or which method leads."""
+    means = ranking.means()
+    if GUIDED not in means:
+        if len(means) == 1:
+            return ""
+        value = ranking.mean_rank[ranking.leader]
+        return "" if math.isnan(value) else f"{ranking.leader} leads with a mean rank of {value:.2f}."
+    rules = {name: values for name, values in means.items() if name not in (GUIDED, UNGUIDED)}
+    won = [name for name in ranking.metrics if GUIDED in best({GUIDED: means[GUIDED], **rules}, name)]
+    effect = mean([evaluation.effects.get(sample, math.nan) for sample in evaluated])
+    text = (
+        f"Best or equal to the simple rules in {len(won)} of {len(ranking.metrics)} metrics"
+        f"{' (' + ', '.join(won) + ')' if won else ''}."
+    )
+    if math.isnan(effect):
+        return text
     return (
-        f"Best or equal to the simple rules in {len(won)} of {len(against)} metrics"
-        f"{' (' + ', '.join(won) + ')' if won else ''}. "
-        f"Removing the guidance changes the fused image by {effect:.2f} of 255 grey levels on average."
+        f"{text} Removing the guidance changes the fused image by {effect:.2f} of 255 grey levels on average."
     )
 
 
-def _number(metric: str, value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.{DIRECTIONS[metric].decimals}f}"
-
-
-def _arrow(metric: str) -> str:
-    return "↑" if DIRECTIONS[metric].better == "higher" else "↓"
-
-
-def _meaning(metric: str, task: str) -> str:
-    """The first line of the metric's own documentation."""
-    against_target = {**TARGET_METRICS, "target_PSNR": sharpening.psnr, "target_SSIM": sharpening.ssim}
-    fusion = {**SOURCE_METRICS, **FUSED_METRICS}
-    function = against_target[metric] if task in SHARPENING_TASKS or metric not in fusion else fusion[metric]
-    first = (inspect.getdoc(function) or metric).splitlines()[0]
-    return first.partition(": ")[2].replace(" * ", " ") + (
-        " To the target." if metric.startswith("target_") else ""
-    )
-
-
-def _card(dataset: str, sample: Sample, values: dict[str, float]) -> Card:
-    images = read_sources(sample)
-    bands = next((n for n in (1, 4) if fused_path(report_dir(dataset), sample.id, n).exists()), None)
-    if bands is None:
-        raise InputError(
-            f"{report_dir(dataset)}: the fused image of sample '{sample.id}' is missing; "
-            f"run `python -m model evaluate --dataset {dataset}` again"
-        )
-    fused = read_image(
-        fused_path(report_dir(dataset), sample.id, bands), images[-1].bits if bands == 4 else None
-    )
-    figures = [
-        _figure(role, f"{role} source of {sample.id}", display(image.pixels))
-        for role, image in zip(sample.roles, images, strict=True)
-    ]
-    merged = _record(dataset, "merged", sample.id)
-    objects: dict[str, list[str]] = {}
-    if isinstance(merged, MergedMasks) and len(merged.label):
-        for label, colour in zip(merged.label, PALETTE, strict=False):
-            objects.setdefault(label, []).append(colour)
-        picture = overlay(luminance(images[0].pixels), merged.mask)
-        figures.append(
-            _figure("merged masks", f"objects found in {sample.id}: {', '.join(objects)}", picture)
-        )
-    figures.append(_figure("fused", f"fused image of {sample.id}", display(fused.pixels)))
-    if sample.target is not None:
-        target = read_image(sample.target, sample.bits)
-        figures.append(_figure("target", f"ground truth of {sample.id}", display(target.pixels)))
-    caption = _record(dataset, "captions", sample.id)
-    shown = [name for name in DIRECTIONS if name in HEADLINE and name in values]
-    return Card(
-        sample.id,
-        figures,
-        caption.text if isinstance(caption, Caption) else "",
-        list(objects.items()),
-        [(name, _number(name, values[name])) for name in shown],
-    )
-
-
-def _record(dataset: str, stage: str, sample: str) -> Record | None:
-    """A sample's guidance, None where it has none."""
-    path = guidance_dir(dataset) / f"{stage}.zarr"
-    if not path.exists():
-        return None
-    store = open_store(path)
-    return store.get(sample) if sample in store.ids and store.is_done(sample) else None
-
-
-def overlay(plane: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Luminance (H, W) in [0, 1] as dimmed grey, every mask (c, H, W) tinted and outlined in its colour."""
-    picture = np.repeat(0.75 * plane[..., None].astype(np.float64), 3, axis=2)
-    for mask, colour in zip(masks, PALETTE, strict=False):
-        tint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        picture[mask] = 0.5 * picture[mask] + 0.5 * tint
-        picture[mask & ~binary_erosion(mask, border_value=1)] = tint
-    return (255 * picture.clip(0, 1)).round().astype(np.uint8)
-
-
-def _figure(label: str, alt: str, pixels: NDArray[np.uint8]) -> Figure:
-    picture = PillowImage.fromarray(pixels)
-    picture.thumbnail((SIDE, SIDE), PillowImage.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88, method=4)
-    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Figure(label, alt, uri, picture.width, picture.height)
-
-
-def _origin(
-    dataset: str, config: DatasetConfig, tasks: Sequence[str]
-) -> list[tuple[str, list[tuple[str, str]]]]:
+def _origin(evaluation: Evaluation, tasks: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """What made the page: versions, code and data, as titled lists of (name, value)."""
-    manifest = Path(config.manifest)
+    packages = [("python", platform.python_version())]
+    packages += [(name, importlib.metadata.version(name)) for name in PACKAGES]
+    code = ("Code", [("commit", _commit()), *packages])
+    if evaluation.dataset is None:
+        images: dict[str, list[str]] = {}
+        for case in evaluation.cases:
+            images.setdefault(case.method, []).append(case.fused.name)
+        counts = [(method, f"{len(files)} images") for method, files in images.items()]
+        return [code, ("Fused images", counts)]
+    dataset = evaluation.dataset
+    manifest = Path(load_config().dataset(dataset).manifest)
+    if not manifest.is_file():
+        raise InputError(f"{manifest}: no such manifest, which '{dataset}' was evaluated by")
     data = [("manifest", f"{manifest.name} {hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}")]
     for stage in STORES:
         path = guidance_dir(dataset) / f"{stage}.zarr"
         if path.exists():
             data.append((stage, open_store(path).fingerprint[:16]))
-    packages = [("python", platform.python_version())]
-    packages += [(name, importlib.metadata.version(name)) for name in PACKAGES]
-    return [
-        ("Code", [("commit", _commit()), *packages]),
-        ("Data fingerprints", data),
-        ("Weights", [(task, _weights(run_dir(dataset, task) / "weights.json")) for task in tasks]),
-    ]
+    weights = [(task, _weights(run_dir(dataset, task) / "weights.json")) for task in tasks]
+    return [code, ("Data fingerprints", data), ("Weights", weights)]
 
 
 def _weights(path: Path) -> str:
     """Checksum, size and training time of a task's weights, from the record beside them."""
     if not path.is_file():
-        return "no record of their training"
+        return "not trained here"
     record = json.loads(path.read_text(encoding="utf-8"))
     size, seconds = f"{record['parameters']:,} parameters", f"trained in {record['seconds']:.0f} s"
     return f"{record['sha256'][:16]}, {size}, {seconds}"

@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -188,6 +188,13 @@ def _content(sample: Sample, sources: str) -> str:
     if sample.target is not None:
         digest.update(content_hash(dataclasses.replace(sample, sources=(), mask=sample.target)).encode())
     return f"{sample.split} {digest.hexdigest()[:16]}"
+
+
+def trained_on(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Ids of the samples, by content, that the weights of a record were trained on."""
+    facts = [str(value) for name, value in record.get("facts", {}).items() if name.startswith("sample ")]
+    training = {fact.partition(" ")[2] for fact in facts if fact.startswith("train ")}
+    return [s.id for s in samples if training and _content(s, content_hash(s)).partition(" ")[2] in training]
 
 
 def _code_hash() -> str:

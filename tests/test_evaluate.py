@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from model.evaluate import evaluate
+from model.methods import fused_path
 from model.metrics import fusion_metrics
-from model.results import Row, best, fused_path, means, read_results, write_results
+from model.results import Case, Evaluation, Row, best, means, read_results, write_results
+from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import enlarge, luminance, read_image, write_image
 from pipeline.manifest import Sample, Source, write_manifest
@@ -61,12 +63,14 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+HERE = Options(workers=0)
 FUSERS = {"multi_focus": first_source, "pansharpening": the_target}
 
 
 def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
     terminal = StringIO()
-    rows = evaluate("tiny", fusers=FUSERS, console=Console(file=terminal, width=140))
+    found = evaluate("tiny", fusers=FUSERS, console=Console(file=terminal, width=140), options=HERE)
+    rows = found.rows
     assert {(row.task, row.sample) for row in rows} == {
         ("multi_focus", "a"), ("multi_focus", "b"), ("pansharpening", "p"),
     }  # fmt: skip
@@ -76,25 +80,25 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
         "rwkvfusion", "rwkvfusion_unguided", "average", "maximum", "laplacian_pyramid",
     }  # fmt: skip
 
-    written = read_image(fused_path(folder, "a", 3)).pixels
+    written = read_image(fused_path(folder, "rwkvfusion", "a", 3)).pixels
     near, far, fused = (
-        255 * luminance(pixels).astype(np.float64)
+        np.rint(255 * luminance(pixels).astype(np.float64))
         for pixels in (*(read_image(Path(f"data/a_{role}.png")).pixels for role in ("near", "far")), written)
     )
     again = fusion_metrics([near, far], fused)
     ours = {name: values["a", "rwkvfusion"][name] for name in again}
     assert ours == pytest.approx(again, rel=1e-6, nan_ok=True), "what is reported is what the file holds"
     assert values["a", "rwkvfusion"]["target_PSNR"] < 40
-    assert values["a", "rwkvfusion"]["guidance_effect"] == 0
+    assert found.effects == {"a": 0, "b": 0, "p": 0}
     assert values["p", "rwkvfusion"]["PSNR"] == math.inf
     assert values["p", "rwkvfusion"]["ERGAS"] == 0
     assert values["p", "bicubic"]["PSNR"] < 60
-    assert read_image(fused_path(folder, "p", 4), 11).pixels.shape == (4, 48, 64)
+    assert read_image(fused_path(folder, "rwkvfusion", "p", 4, 11), 11).pixels.shape == (4, 48, 64)
 
     with (folder / "samples.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) == 2 * 5 + 4
-    assert list(table[0])[:4] == ["task", "sample", "method", "MI"]
+    assert list(table[0])[:3] == ["method", "sample", "MI"]
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["pansharpening"]["rwkvfusion"]["PSNR"] is None, "JSON has no infinity"
     assert figures["multi_focus"]["average"]["Qabf"] == pytest.approx(
@@ -124,9 +128,31 @@ def test_guidance_is_removed_for_the_second_run(tiny: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("model.evaluate.open_guidance", lambda dataset: Stores)
     fusers = {"multi_focus": brighter_when_guided}
-    rows = evaluate("tiny", ["multi_focus"], fusers, Console(file=StringIO()))
-    effects = {row.sample: row.values["guidance_effect"] for row in rows if row.method == "rwkvfusion"}
-    assert effects == pytest.approx({"a": 25.5, "b": 25.5}, abs=1e-3)
+    found = evaluate("tiny", ["multi_focus"], fusers, Console(file=StringIO()), options=HERE)
+    assert found.effects == pytest.approx({"a": 25.5, "b": 25.5}, abs=0.1), "of images rounded to 8 bits"
+
+
+def test_one_task_leaves_the_others_results(tiny: Path) -> None:
+    evaluate("tiny", fusers=FUSERS, console=Console(file=StringIO()), options=HERE)
+    before = Path("reports/tiny/samples.csv").read_text()
+    evaluate("tiny", ["pansharpening"], FUSERS, Console(file=StringIO()), options=HERE)
+    assert Path("reports/tiny/samples.csv").read_text() == before
+    figures = json.loads(Path("reports/tiny/metrics.json").read_text())
+    assert set(figures) == {"multi_focus", "pansharpening"}
+    lines = Path("tiny.csv").read_text().splitlines(keepends=True)
+    Path("tiny.csv").write_text("".join(line for line in lines if not line.startswith("b,")))
+    evaluate("tiny", ["pansharpening"], FUSERS, Console(file=StringIO()), options=HERE)
+    rows = read_results(Path("reports/tiny")).rows
+    assert {row.sample for row in rows} == {"a", "p"}, "what left the manifest leaves the results"
+
+
+def test_a_sample_that_cannot_be_read_is_named_and_the_rest_goes_on(tiny: Path) -> None:
+    Path("data/b_far.png").write_bytes(b"not an image")
+    terminal = StringIO()
+    found = evaluate("tiny", ["multi_focus"], FUSERS, Console(file=terminal, width=400), options=HERE)
+    assert {row.sample for row in found.rows} == {"a"}
+    assert [failure[1] for failure in found.failures] == ["b"]
+    assert "b_far.png" in terminal.getvalue()
 
 
 def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
@@ -144,16 +170,24 @@ def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
 
 
 def test_results_survive_the_way_through_the_file(tmp_path: Path) -> None:
+    sample = Sample(
+        "s", "medical", "test", (Source("ct", Path("ct/s.png")), Source("mri", Path("mri/s.png")))
+    )
     rows = [
         Row("medical", "s", "average", {"Qabf": 0.1 + 0.2, "PSNR": math.inf}),
-        Row("medical", "s", "rwkvfusion", {"Qabf": 0.5, "SCD": math.nan, "guidance_effect": 2.0}),
+        Row("medical", "s", "rwkvfusion", {"Qabf": 0.5, "SCD": math.nan}),
     ]
-    write_results(tmp_path, rows)
+    cases = [Case(row.method, sample, Path(f"{row.method}/s.png")) for row in rows]
+    failures = [("average", "t", "no such file")]
+    write_results(tmp_path, Evaluation(cases, rows, "tiny", failures=failures, effects={"s": 2.0}))
     again = read_results(tmp_path)
-    assert [(row.task, row.sample, row.method) for row in again] == [
+    assert again.cases == cases
+    assert again.failures == failures
+    assert again.effects == {"s": 2.0}
+    assert [(row.task, row.sample, row.method) for row in again.rows] == [
         (row.task, row.sample, row.method) for row in rows
     ]
-    for old, new in zip(rows, again, strict=True):
+    for old, new in zip(rows, again.rows, strict=True):
         assert new.values == pytest.approx(old.values, rel=1e-8, nan_ok=True)
     with pytest.raises(InputError, match="run `python -m model evaluate --dataset absent`"):
         read_results(tmp_path / "absent")

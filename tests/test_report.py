@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from model.curves import chart, read_curves
+from model.methods import fused_path
 from model.report import PALETTE, overlay, write_report
-from model.results import Row, fused_path, write_results
+from model.results import Case, Evaluation, Row, write_results
 from pipeline.errors import InputError
 from pipeline.images import write_image
 from pipeline.manifest import Sample, Source, write_manifest
@@ -41,7 +42,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a data set `tiny` of two tasks, evaluated: no guidance, a short training log."""
     monkeypatch.chdir(tmp_path)
     root = Path("data/tiny")
-    samples, rows = [], []
+    samples, rows, cases = [], [], []
     for index in range(2):
         name = f"night_{index}"
         paths = {role: root / f"{name}_{role}.png" for role in ("visible", "infrared")}
@@ -51,9 +52,10 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         samples.append(Sample(name, "visible_infrared", "test", sources))
         for method, value in (("rwkvfusion", 0.6), ("rwkvfusion_unguided", 0.5), ("average", 0.4)):
             values = {"Qabf": value, "Qcv": 100 * value, "SCD": float("nan")}
-            extra = {"guidance_effect": 1.5} if method == "rwkvfusion" else {}
-            rows.append(Row("visible_infrared", name, method, values | extra))
-        write_image(fused_path(Path("reports/tiny"), name, 3), scene(3, 48, 64, index + 1))
+            rows.append(Row("visible_infrared", name, method, values))
+            fused = fused_path(Path("reports/tiny"), method, name, 3)
+            write_image(fused, scene(3, 48, 64, index + 1))
+            cases.append(Case(method, samples[-1], fused))
     pan, ms, target = root / "wv_pan.tif", root / "wv_ms.tif", root / "wv_target.tif"
     write_image(pan, scene(1, 32, 32, 0), 11)
     write_image(ms, scene(4, 8, 8, 0), 11)
@@ -61,13 +63,17 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources = (Source("pan", pan), Source("ms", ms))
     samples.append(Sample("wv", "pansharpening", "test", sources, target=target, bits=11))
     rows += [
-        Row("pansharpening", "wv", "rwkvfusion", {"PSNR": 30.0, "ERGAS": 2.0, "guidance_effect": 0.25}),
+        Row("pansharpening", "wv", "rwkvfusion", {"PSNR": 30.0, "ERGAS": 2.0}),
         Row("pansharpening", "wv", "bicubic", {"PSNR": float("inf"), "ERGAS": 3.0}),
     ]
-    write_image(fused_path(Path("reports/tiny"), "wv", 4), scene(4, 32, 32, 0), 11)
+    for method in ("rwkvfusion", "bicubic"):
+        fused = fused_path(Path("reports/tiny"), method, "wv", 4, 11)
+        write_image(fused, scene(4, 32, 32, 0), 11)
+        cases.append(Case(method, samples[-1], fused))
     write_manifest(Path("tiny.csv"), samples, root)
     Path("params.yaml").write_text("datasets:\n  tiny: {manifest: tiny.csv, root: data/tiny, masks: none}\n")
-    write_results(Path("reports/tiny"), rows)
+    effects = {"night_0": 1.25, "night_1": 1.75, "wv": 0.25}
+    write_results(Path("reports/tiny"), Evaluation(cases, rows, "tiny", effects=effects))
     weights = Path("runs/tiny/visible_infrared/weights.json")
     weights.parent.mkdir(parents=True)
     weights.write_text('{"sha256": "0123456789abcdef0123", "parameters": 12345, "seconds": 6.7}')
@@ -96,7 +102,7 @@ def test_the_page_says_who_won_and_where_it_comes_from(evaluated: Path) -> None:
 def test_what_is_missing_is_named_with_its_remedy(evaluated: Path) -> None:
     with pytest.raises(InputError, match="Did you mean 'tiny'"):
         write_report("tini")
-    fused_path(Path("reports/tiny"), "wv", 4).unlink()
+    fused_path(Path("reports/tiny"), "rwkvfusion", "wv", 4, 11).unlink()
     with pytest.raises(InputError, match="'wv' is missing; run `python -m model evaluate --dataset tiny`"):
         write_report("tiny")
     Path("reports/tiny/samples.csv").unlink()
