@@ -151,6 +151,10 @@ def evaluate(
             _keep_freed_memory()
             tasks = None if task is None else [task]
             found = run(_dataset(dataset), tasks, weights=weights, out=out, options=options)
+        if out is not None and found.rows:
+            from model.report import write_report
+
+            typer.echo(f"report: {write_report(out)}")
     if found.failures:
         raise typer.Exit(1 if found.rows else 2)
 
@@ -160,12 +164,16 @@ def report(
     dataset: Annotated[
         str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
     ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Any folder that `evaluate --out` wrote.")] = None,
 ) -> None:
-    """Write the evaluation as one web page, reports/<dataset>/index.html."""
+    """Write an evaluation as one web page, reports/<dataset>/index.html."""
     with exit_on_error():
-        from model.report import write_report
+        from model.report import write_dataset_report
+        from model.report import write_report as write_folder_report
 
-        typer.echo(write_report(_dataset(dataset)))
+        if dataset is not None and folder is not None:
+            raise InputError("give either --dataset or --folder")
+        typer.echo(write_dataset_report(_dataset(dataset)) if folder is None else write_folder_report(folder))
 
 
 @app.command()

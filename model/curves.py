@@ -9,6 +9,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from model.charts import ticks
+
 Series = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 340, 190
@@ -33,15 +35,6 @@ def read_curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]
     return charts
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten) that lie within [low, high]."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def chart(name: str, lines: Mapping[str, Series]) -> Markup:
     """One line chart as an SVG element whose colours come from the page (classes line0, line1, …)."""
     points = [point for series in lines.values() for point in series]
@@ -60,11 +53,11 @@ def chart(name: str, lines: Mapping[str, Series]) -> Markup:
         return HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         y = py(tick)
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:.6g}</text>')
-    for tick in _ticks(left, right):
+    for tick in ticks(left, right):
         parts.append(f'<text x="{px(tick):.1f}" y="{HEIGHT - 9}" text-anchor="middle">{tick:.6g}</text>')
     for index, series in enumerate(lines.values()):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in series)

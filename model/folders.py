@@ -36,12 +36,14 @@ def evaluate_folders(
     if task is not None and task not in TASKS:
         raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
     console = console or Console()
-    samples, left_out = match_samples(sources, target, task, bits)
+    samples, left_out = match_samples(
+        [folder.absolute() for folder in sources], target and target.absolute(), task, bits
+    )
     found = Evaluation([], [], None, options.profile)
     if left_out:
         found.warnings.append(f"{len(left_out)} files have no partner in the other folders: {few(left_out)}")
     for method, folder in fused.items():
-        images = match_fused(samples, method, folder)
+        images = match_fused(samples, method, folder.absolute())
         for sample in samples:
             if sample.id in images:
                 found.cases.append(Case(method, sample, images[sample.id]))

@@ -170,3 +170,30 @@ def _interval(values: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def extremes(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Method -> the samples of one task on which it does best and worst.
+
+    By the mean over metrics of the signed z-score among all methods' values.
+    """
+    metrics = metrics_of(rows)
+    scores: dict[str, dict[str, list[float]]] = {}
+    for metric in metrics:
+        known = np.array([v for row in rows if math.isfinite(v := row.values.get(metric, math.nan))])
+        if len(known) == 0 or known.std() == 0:
+            continue
+        sign = 1.0 if direction(metric).better == "higher" else -1.0
+        for row in rows:
+            value = row.values.get(metric, math.nan)
+            if math.isfinite(value):
+                score = sign * float((value - known.mean()) / known.std())
+                scores.setdefault(row.method, {}).setdefault(row.sample, []).append(score)
+    means = {
+        method: {s: math.fsum(found) / len(found) for s, found in samples.items()}
+        for method, samples in scores.items()
+    }
+    return {
+        method: (max(found, key=lambda s: found[s]), min(found, key=lambda s: found[s]))
+        for method, found in means.items()
+    }

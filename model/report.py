@@ -163,7 +163,7 @@ def _section(task: str, evaluation: Evaluation) -> Section:
         task=task,
         title=TASK_TITLES.get(task, task),
         verdict=_verdict(ranking, evaluation, evaluated),
-        metrics=[(name, arrow(name), meaning(name, task)) for name in ranking.metrics],
+        metrics=[(name, arrow(name), meaning(name, task, evaluation.profile)) for name in ranking.metrics],
         table=[
             _line(method, series, ranking, rows, anchors) for series, method in enumerate(ranking.methods)
         ],

@@ -11,29 +11,20 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-import model.metrics
+from model.measure import Measured, measure
 from model.memory import Memory, code_hash, file_hash, key_of
-from model.metrics import (
-    DIRECTIONS,
-    FUSED_METRICS,
-    PROFILE,
-    SOURCE_METRICS,
-    sharpening_metrics,
-    target_metrics,
-)
+from model.metrics import PROFILE
+from model.metrics import profile as find_profile
 from model.results import Case, Evaluation, Row
 from pipeline.errors import InputError
-from pipeline.images import FloatArray, luminance, quantise, read_image, read_sources
-from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash, file_of, nearest
+from pipeline.manifest import content_hash, file_of, nearest
 
 MEASURED = "measured.jsonl"  # finished measurements
 NAMED = 5  # images that a warning names
-FEW = 3  # images that are measured sooner than other processes are started
+FEW = 8  # images that are measured sooner than other processes are started
 
 
 @dataclass(frozen=True)
@@ -46,22 +37,14 @@ class Options:
 
     def check(self) -> None:
         """Raise InputError for a profile or metric that does not exist."""
-        if self.profile != PROFILE:
-            raise InputError(f"unknown profile '{self.profile}'.{nearest(self.profile, [PROFILE])}")
+        known = find_profile(self.profile)
+        names = [*known.sources, *known.fused, *known.target, "target_PSNR", "target_SSIM"]
         for name in self.metrics or ():
-            if name not in DIRECTIONS:
-                raise InputError(f"unknown metric '{name}'.{nearest(name, DIRECTIONS)}")
+            if name not in names:
+                raise InputError(f"unknown metric '{name}'.{nearest(name, names)}")
 
 
 OPTIONS = Options()
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Values of one fused image by metric; ``stretched``: it looks stretched to its minimum and maximum."""
-
-    values: dict[str, float]
-    stretched: bool
 
 
 def score(
@@ -79,7 +62,8 @@ def score(
     images is not measured again. ``workers`` is the number of processes (0: this one; None: one per core).
     """
     remembered = Memory.at(memory)
-    code = code_hash([*Path(model.metrics.__file__).parent.glob("*.py"), Path(__file__)])
+    here = Path(__file__)
+    code = code_hash([*(here.parent / "metrics").glob("*.py"), here.with_name("measure.py")])
     waiting: list[tuple[Case, str]] = []
     finished: list[tuple[Case, Measured | InputError]] = []
     for case in cases:
@@ -198,93 +182,3 @@ def _key(case: Case, profile: str, metrics: Sequence[str] | None, code: str) -> 
     sample = case.sample
     chosen = ",".join(metrics or ["all"])
     return key_of(content_hash(sample), sample.task, fused, case.fused.name, profile, chosen, code)
-
-
-def measure(
-    sample: Sample, fused: Path, profile: str = PROFILE, metrics: Sequence[str] | None = None
-) -> Measured:
-    """Measure one fused image file of a sample.
-
-    Fusion tasks: on luminance of 8 bits (colour as BT.601 luma, deeper images scaled), rounded, never
-    stretched. Sharpening: all bands on 0..1. Raises InputError for files that cannot be read and sizes or
-    bands that do not fit the sources.
-    """
-    images = read_sources(sample)
-    sources = [image.pixels for image in images]
-    pixels = read_fused(fused, sample.bits)
-    if pixels.shape[1:] != sources[0].shape[1:]:
-        raise InputError(
-            f"{fused}: is {pixels.shape[1]}x{pixels.shape[2]} but the sources are {images[0].size[0]}x"
-            f"{images[0].size[1]}; resizing would change the figures, so it is not measured"
-        )
-    target = None if sample.target is None else read_image(sample.target, sample.bits).pixels
-    if target is not None and target.shape[1:] != pixels.shape[1:]:
-        raise InputError(f"{sample.target}: the target has another size than the fused image ({fused})")
-    if _sharpened(sample, sources):
-        if target is not None and target.shape != pixels.shape:
-            raise InputError(
-                f"{fused}: has {pixels.shape[0]} bands, the target {target.shape[0]}; they must agree"
-            )
-        values = _sharpening_values(sources, target, pixels)
-    else:
-        values = _fusion_values(sources, target, pixels)
-    chosen = {name: value for name, value in values.items() if metrics is None or name in metrics}
-    return Measured(chosen, looks_stretched(sources, pixels))
-
-
-def read_fused(path: Path, bits: int | None) -> FloatArray:
-    """Read a fused image (C, H, W) in [0, 1]; ``bits`` is its depth, unless its integers have only 8."""
-    if bits is None:
-        return read_image(path).pixels
-    try:
-        image = read_image(path)
-    except InputError:  # floating point up to 2^bits - 1
-        return read_image(path, bits).pixels
-    return image.pixels if image.bits == 8 else read_image(path, bits).pixels
-
-
-def _sharpened(sample: Sample, sources: Sequence[FloatArray]) -> bool:
-    return sample.task in SHARPENING_TASKS or len({source.shape[1:] for source in sources}) > 1
-
-
-def looks_stretched(sources: Sequence[FloatArray], fused: FloatArray) -> bool:
-    """Whether the fused image fills 0..255 exactly although its sources together do not.
-
-    A rule or network that keeps to its sources' range does not do that by chance; where the sources fill the
-    range themselves, stretching changes nothing and cannot be told.
-    """
-    low = min(float(source.min()) for source in sources)
-    high = max(float(source.max()) for source in sources)
-    narrow = low > 1 / 255 or high < 254 / 255
-    grey = grey_levels(fused)
-    return narrow and float(grey.min()) == 0 and float(grey.max()) == 255
-
-
-def grey_levels(pixels: FloatArray) -> NDArray[np.float64]:
-    """Luminance (H, W) as 8-bit levels 0..255, as an image viewer's conversion to grey gives them."""
-    return quantise(luminance(pixels), 8).astype(np.float64)
-
-
-def _sharpening_values(
-    sources: Sequence[FloatArray], target: FloatArray | None, fused: FloatArray
-) -> dict[str, float]:
-    """Empty without a target: nothing can be measured at full resolution yet."""
-    if target is None:
-        return {}
-    heights = [source.shape[1] for source in sources]
-    ratio = max(heights) / min(heights)
-    return sharpening_metrics(target.astype(np.float64), fused.astype(np.float64), ratio)
-
-
-def _fusion_values(
-    sources: Sequence[FloatArray], target: FloatArray | None, fused: FloatArray
-) -> dict[str, float]:
-    """Fusion metrics, and those against a target too; those against the sources where there are two."""
-    planes, grey = [grey_levels(source) for source in sources], grey_levels(fused)
-    values: dict[str, float] = {}
-    if len(planes) == 2:
-        values = {name: metric(planes[0], planes[1], grey) for name, metric in SOURCE_METRICS.items()}
-    values |= {name: metric(grey) for name, metric in FUSED_METRICS.items()}
-    if target is not None:
-        values |= target_metrics(grey_levels(target)[None] / 255, grey[None] / 255)
-    return values

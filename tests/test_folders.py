@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-import model.scoring
+from model import scoring
 from model.folders import evaluate_folders
 from model.matching import match_fused, match_samples, pair, strip
 from model.metrics import fusion_metrics
@@ -171,13 +171,13 @@ def test_what_was_measured_is_not_measured_again(
     with (out / "measured.jsonl").open("a") as file:
         file.write('{"key": "cut sh')
     measured: list[str] = []
-    original = model.scoring.measure
+    original = scoring.measure
 
     def counted(sample, fused, *rest):
         measured.append(f"{fused.parent.name}/{fused.name}")
         return original(sample, fused, *rest)
 
-    monkeypatch.setattr(model.scoring, "measure", counted)
+    monkeypatch.setattr(scoring, "measure", counted)
     again = run(folders, out, "one")
     assert measured == []
     assert [row.values for row in again.rows] == [row.values for row in before.rows]
@@ -216,7 +216,7 @@ def test_the_command_says_what_it_did(folders: dict[str, Path], tmp_path: Path) 
     (folders["two"] / "s2.png").unlink()
     command = ["python", "-m", "model", "evaluate", "--fused", f"first={folders['one']}", str(folders["two"])]
     command += ["--sources", str(folders["visible"]), str(folders["infrared"]), "--metrics", "MI,SF"]
-    command += ["--out", str(tmp_path / "out")]
+    command += ["--out", str(tmp_path / "out"), "--workers", "0"]
     result = run_here(command, Path(__file__).parents[1])
     assert result.returncode == 1, result.stderr
     assert "failed two s2" in result.stdout

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from model.charts import radar, spread
 from model.curves import chart, read_curves
+from model.folders import evaluate_folders
 from model.methods import fused_path
-from model.report import PALETTE, overlay, write_report
+from model.pictures import PALETTE, coloured, common_peak, difference, overlay
+from model.report import write_dataset_report, write_report
 from model.results import Case, Evaluation, Row, write_results
+from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import write_image
 from pipeline.manifest import Sample, Source, write_manifest
@@ -85,11 +92,11 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_says_who_won_and_where_it_comes_from(evaluated: Path) -> None:
-    page = write_report("tiny").read_text()
+    page = write_dataset_report("tiny").read_text()
     assert page.count("<article") == 3
-    assert re.search(r'<td class="best">0\.600</td>', page)
-    assert re.search(r'<td class="best">40\.0</td>', page), "Qcv: lower is better"
-    assert re.search(r'<td class="best">∞</td>', page)
+    assert re.search(r'class="best"><a [^>]*>0\.600</a>', page)
+    assert re.search(r'class="best"><a [^>]*>40\.0</a>', page), "Qcv: lower is better"
+    assert re.search(r'class="best"><a [^>]*>∞</a>', page)
     assert "1.50 of 255 grey levels" in page
     assert "tiny.csv " in page
     assert "0123456789abcdef, 12,345 parameters, trained in 7 s" in page
@@ -101,13 +108,13 @@ def test_the_page_says_who_won_and_where_it_comes_from(evaluated: Path) -> None:
 
 def test_what_is_missing_is_named_with_its_remedy(evaluated: Path) -> None:
     with pytest.raises(InputError, match="Did you mean 'tiny'"):
-        write_report("tini")
+        write_dataset_report("tini")
     fused_path(Path("reports/tiny"), "rwkvfusion", "wv", 4, 11).unlink()
     with pytest.raises(InputError, match="'wv' is missing; run `python -m model evaluate --dataset tiny`"):
-        write_report("tiny")
+        write_dataset_report("tiny")
     Path("reports/tiny/samples.csv").unlink()
     with pytest.raises(InputError, match="run `python -m model evaluate --dataset tiny`"):
-        write_report("tiny")
+        write_dataset_report("tiny")
 
 
 def test_overlay_tints_and_outlines_each_object() -> None:
@@ -147,29 +154,101 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_page_works_in_a_browser(evaluated: Path, browser: Any, width: int, scheme: str) -> None:
-    path = write_report("tiny").resolve()
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two methods' folders of three samples, evaluated: `a&b <c>` misses one image."""
+    for folder, bands in (("visible", 3), ("infrared", 1), ("mean", 1), ("a&b <c>", 3)):
+        for index in range(3):
+            write_image(tmp_path / folder / f"s{index}.png", scene(bands, 48, 64, index + len(folder)))
+    (tmp_path / "a&b <c>" / "s1.png").unlink()
+    sources = [tmp_path / "visible", tmp_path / "infrared"]
+    fused = {name: tmp_path / name for name in ("mean", "a&b <c>")}
+    options = Options(workers=0, metrics=("SF", "SD", "SCD", "Qcv"))
+    evaluate_folders(fused, sources, None, tmp_path / "out", Console(file=StringIO()), options=options)
+    return tmp_path / "out"
+
+
+def test_the_page_of_folders_needs_no_project(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    page = write_report(folders).read_text()
+    assert "a&amp;b &lt;c&gt;" in page
+    assert "<c>" not in page
+    assert "no fused image of &#39;s1&#39;" in page
+    assert page.count("Difference to infrared</h4>") == 0
+    assert page.count("<h4>Difference to infrared") == 3
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page)), "every link leads somewhere"
+    (folders.parent / "mean" / "s0.png").unlink()
+    with pytest.raises(InputError, match="'s0' is missing; evaluate the folders again"):
+        write_report(folders)
+
+
+def test_charts_show_what_they_are_given() -> None:
+    values = {"one": {"a": 1.0, "b": 2.0, "c": 9.0, "d": 1.5}, "two": {"a": math.inf}}
+    svg = spread("Qcv", values)
+    assert svg.count("<circle") == 4
+    assert "medians: one 1.8" in svg
+    assert spread("Qcv", {"two": {"a": math.nan}}) == ""
+    means = {"x": {"MI": 2.0, "Qcv": 5.0, "SF": 1.0}, "y": {"MI": 1.0, "Qcv": 1.0, "SF": 1.0}}
+    drawn = re.findall(r'class="series\d" points="([^"]+)"', radar(means, ["MI", "Qcv", "SF"]))
+    reach = [
+        [np.hypot(float(x) - 260, float(y) - 190) for x, y in re.findall(r"([\d.]+),([\d.]+)", points)]
+        for points in drawn
+    ]
+    np.testing.assert_allclose(reach, [[140, 28, 140], [28, 140, 140]], atol=0.2)
+    assert radar(means, ["MI", "SF"]) == "", "two axes are no polygon"
+
+
+def test_differences_share_a_scale() -> None:
+    grey, colour = np.full((1, 4, 4), 0.5, np.float32), np.zeros((3, 4, 4), np.float32)
+    red = np.array([0.3, 0, 0], np.float32)[:, None, None]
+    np.testing.assert_allclose(difference(colour, grey), 0.5)
+    np.testing.assert_allclose(difference(colour, colour + red), 0.1)
+    peak = common_peak([difference(colour, grey), np.zeros((4, 4), np.float32)])
+    assert peak == 0.5
+    lightness = coloured(np.linspace(0, 0.6, 50, dtype=np.float32)[None], peak).astype(int).sum(-1)[0]
+    assert (np.diff(lightness) >= 0).all()
+    assert lightness[-1] == lightness[-5], "beyond the peak nothing changes"
+
+
+def watch(page: Any) -> list[str]:
+    """What goes wrong on a page, as it happens."""
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("requestfailed", lambda request: problems.append(request.url[:80]))
-    requested: list[str] = []
-    page.on("request", lambda request: requested.append(request.url[:60]))
+    page.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith(("file:", "data:")) else problems.append(request.url[:80])
+        ),
+    )
+    return problems
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_works_in_a_browser(evaluated: Path, browser: Any, width: int, scheme: str) -> None:
+    path = write_dataset_report("tiny").resolve()
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    problems = watch(page)
     page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
     images = page.evaluate("[...document.querySelectorAll('main img')].map(i => [i.naturalWidth, i.alt])")
-    assert len(images) == 2 * 3 + 4
+    assert len(images) == 2 * (2 + 3 + 2 * 3) + (3 + 2 + 2)
     assert all(natural > 0 and alt for natural, alt in images)
 
-    page.focus(".pictures button")  # keyboard: open, next, close; the focus comes back
+    page.focus(".pictures button")  # keyboard: open, next, zoom, close; the focus comes back
     page.keyboard.press("Enter")
     assert page.is_visible("dialog[open] img")
-    first = page.inner_text("dialog span")
+    right = "dialog .pane:last-child img"
+    first = page.get_attribute(right, "alt")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("dialog span") != first
+    assert page.get_attribute(right, "alt") != first
+    page.keyboard.press("+")
+    moved = page.evaluate("[...document.querySelectorAll('dialog img')].map(i => i.style.transform)")
+    assert "scale(2)" in moved[0]
+    assert moved[0] == moved[1], "both sides move together"
     page.keyboard.press("Escape")
     assert not page.is_visible("dialog")
     assert page.evaluate("document.activeElement.closest('.pictures') !== null")
@@ -180,4 +259,26 @@ def test_the_page_works_in_a_browser(evaluated: Path, browser: Any, width: int, 
         page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"report-{width}.png", full_page=True)
     page.close()
     assert problems == []
-    assert all(url.startswith(("file:", "data:")) for url in requested)
+
+
+@pytest.mark.browser
+def test_the_leaderboard_sorts_and_leads_to_pictures(folders: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    problems = watch(page)
+    page.goto(write_report(folders).resolve().as_uri())
+
+    def column() -> list[float]:
+        cells = page.query_selector_all(".leaderboard tbody tr td:nth-child(3)")
+        return [float(cell.get_attribute("data-value")) for cell in cells]
+
+    page.focus(".leaderboard thead th:nth-child(3) button")
+    page.keyboard.press("Enter")
+    assert column() == sorted(column(), reverse=True), "SF: best first"
+    assert page.get_attribute(".leaderboard thead th:nth-child(3)", "aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    assert column() == sorted(column())
+    page.click(".leaderboard td a >> nth=0")
+    target = page.evaluate("location.hash.slice(1)")
+    assert page.evaluate("id => document.getElementById(id).classList.contains('card')", target)
+    page.close()
+    assert problems == []

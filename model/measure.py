@@ -1,0 +1,145 @@
+"""Measure one fused image against its sources and its target: what the metrics are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.metrics import PROFILE, Profile, target_metrics
+from model.metrics import profile as find_profile
+from pipeline.errors import InputError
+from pipeline.images import FloatArray, luminance, quantise, read_image, read_sources
+from pipeline.manifest import SHARPENING_TASKS, Sample
+
+Wanted = Callable[[str], bool]
+"""Whether a column is measured."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Values of one fused image by metric; ``stretched``: it looks stretched to its minimum and maximum."""
+
+    values: dict[str, float]
+    stretched: bool
+
+
+def measure(
+    sample: Sample, fused: Path, profile: str = PROFILE, metrics: Sequence[str] | None = None
+) -> Measured:
+    """Measure one fused image file of a sample; ``metrics`` None leaves out those that take seconds.
+
+    Fusion tasks: on what the profile takes, luminance (BT.601 of colour) or red, green and blue, as levels of
+    8 bits: deeper images are scaled to 0..255 and rounded, none is stretched. Sharpening: all bands on 0..1.
+    Raises InputError for files that cannot be read and sizes or bands that do not fit the sources.
+    """
+    images = read_sources(sample)
+    sources = [image.pixels for image in images]
+    pixels = read_fused(fused, sample.bits)
+    if pixels.shape[1:] != sources[0].shape[1:]:
+        raise InputError(
+            f"{fused}: is {pixels.shape[1]}x{pixels.shape[2]} but the sources are {images[0].size[0]}x"
+            f"{images[0].size[1]}; resizing would change the figures, so it is not measured"
+        )
+    target = None if sample.target is None else read_image(sample.target, sample.bits).pixels
+    if target is not None and target.shape[1:] != pixels.shape[1:]:
+        raise InputError(f"{sample.target}: the target has another size than the fused image ({fused})")
+    chosen = find_profile(profile)
+
+    def wanted(name: str) -> bool:
+        return name not in chosen.slow if metrics is None else name in metrics
+
+    if _sharpened(sample, sources):
+        if target is not None and target.shape != pixels.shape:
+            raise InputError(
+                f"{fused}: has {pixels.shape[0]} bands, the target {target.shape[0]}; they must agree"
+            )
+        values = _sharpening_values(chosen, sources, target, pixels, wanted)
+    else:
+        values = _fusion_values(chosen, sources, target, pixels, wanted)
+    return Measured(values, looks_stretched(sources, pixels))
+
+
+def read_fused(path: Path, bits: int | None) -> FloatArray:
+    """Read a fused image (C, H, W) in [0, 1]; ``bits`` is its depth, unless its integers have only 8."""
+    if bits is None:
+        return read_image(path).pixels
+    try:
+        image = read_image(path)
+    except InputError:  # floating point up to 2^bits - 1
+        return read_image(path, bits).pixels
+    return image.pixels if image.bits == 8 else read_image(path, bits).pixels
+
+
+def _sharpened(sample: Sample, sources: Sequence[FloatArray]) -> bool:
+    return sample.task in SHARPENING_TASKS or len({source.shape[1:] for source in sources}) > 1
+
+
+def looks_stretched(sources: Sequence[FloatArray], fused: FloatArray) -> bool:
+    """Whether the fused image fills 0..255 exactly although its sources together do not.
+
+    A rule or network that keeps to its sources' range does not do that by chance; where the sources fill the
+    range themselves, stretching changes nothing and cannot be told.
+    """
+    low = min(float(source.min()) for source in sources)
+    high = max(float(source.max()) for source in sources)
+    narrow = low > 1 / 255 or high < 254 / 255
+    grey = grey_levels(fused)
+    return narrow and float(grey.min()) == 0 and float(grey.max()) == 255
+
+
+def grey_levels(pixels: FloatArray) -> NDArray[np.float64]:
+    """Luminance (H, W) as 8-bit levels 0..255, as an image viewer's conversion to grey gives them."""
+    return quantise(luminance(pixels), 8).astype(np.float64)
+
+
+def colour_levels(pixels: FloatArray) -> NDArray[np.float64]:
+    """8-bit levels 0..255 of red, green and blue (3, H, W); grey is repeated."""
+    return np.repeat(quantise(pixels, 8).astype(np.float64), 3 // len(pixels), axis=0)
+
+
+def _sharpening_values(
+    profile: Profile,
+    sources: Sequence[FloatArray],
+    target: FloatArray | None,
+    fused: FloatArray,
+    wanted: Wanted,
+) -> dict[str, float]:
+    """Empty without a target: nothing can be measured at full resolution yet."""
+    if target is None:
+        return {}
+    heights = [source.shape[1] for source in sources]
+    ratio = max(heights) / min(heights)
+    pair = target.astype(np.float64), fused.astype(np.float64)
+    return {
+        name: float(metric(*pair, ratio=ratio) if name == "ERGAS" else metric(*pair))
+        for name, metric in profile.target.items()
+        if wanted(name)
+    }
+
+
+def _fusion_values(
+    profile: Profile,
+    sources: Sequence[FloatArray],
+    target: FloatArray | None,
+    fused: FloatArray,
+    wanted: Wanted,
+) -> dict[str, float]:
+    """Fusion metrics, and those against a target too; those against the sources where there are two."""
+    levels = grey_levels if profile.channels == "luminance" else colour_levels
+    planes, image = [levels(source) for source in sources], levels(fused)
+    values: dict[str, float] = {}
+    if len(planes) == 2:
+        values = {
+            name: float(metric(planes[0], planes[1], image))
+            for name, metric in profile.sources.items()
+            if wanted(name)
+        }
+    values |= {name: float(metric(image)) for name, metric in profile.fused.items() if wanted(name)}
+    if target is not None and any(wanted(name) for name in ("target_PSNR", "target_SSIM")):
+        found = target_metrics(grey_levels(target)[None] / 255, grey_levels(fused)[None] / 255)
+        values |= {name: float(value) for name, value in found.items() if wanted(name)}
+    return values
