@@ -10,7 +10,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -75,6 +75,14 @@ class Profile(StrEnum):
     rwkvfusion = "rwkvfusion"
 
 
+class Downstream(StrEnum):
+    """What looks at the fused images (sect. 6.3)."""
+
+    detection = "detection"
+    segmentation = "segmentation"
+    depth = "depth"
+
+
 class SeveralValues(TyperCommand):
     """Lets `--sources A B C` and `--fused x=DIR y=DIR` take several values each."""
 
@@ -127,8 +135,21 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; 0 is this one. (default: one per core)")
     ] = None,
+    downstream: Annotated[
+        Downstream | None, typer.Option(help="Let a pretrained network look at the folders' images instead.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Its checkpoint: a name on the hub or a folder. (downstream)")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="COCO JSON of boxes, or folder of label maps. (downstream)")
+    ] = None,
 ) -> None:
     """Measure a data set's trained networks beside simple rules, or anybody's folders of fused images."""
+    if downstream is not None:
+        with exit_on_error():
+            _downstream(downstream.value, fused, network, labels, out)
+        return
     with exit_on_error():
         from model.scoring import Options
 
@@ -232,6 +253,47 @@ def fuse(
 
 
 @app.command()
+def ablate(
+    table: Annotated[int, typer.Option(help="Table of the paper: 6, 7 or 8.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
+    ] = None,
+    task: Annotated[str, typer.Option(help="visible_infrared or hyper_multispectral.")] = "visible_infrared",
+    row: Annotated[list[str] | None, typer.Option(help="Only this row, as a or iii.")] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Queue the rows with DVC.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Also set this in every row, as train.steps=2000.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Markdown file to write.")] = None,
+) -> None:
+    """Queue an ablation's rows as DVC experiments, or show their results beside the paper's."""
+    with exit_on_error():
+        from model.ablate import experiments, results, table_of
+        from model.ablate import queue as queue_all
+        from pipeline.images import write_atomically
+
+        name = _dataset(dataset)
+        extra = dict(_pair(text) for text in setting or ())
+        chosen = experiments(table, name, [task], row, extra)
+        if queue:
+            queue_all(chosen)
+            rows = f"{len(chosen)} row{'s' if len(chosen) > 1 else ''}"
+            typer.echo(f"{rows} queued; run them with `dvc exp run --run-all`")
+            return
+        page = table_of(table, task, name, results(chosen, name))
+        typer.echo(page)
+        if out is not None:
+            write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise InputError(f"--set {text}: write it as NAME=VALUE")
+    return name, value
+
+
+@app.command()
 def describe(
     preset: Annotated[str | None, typer.Option(help="Task id: its full-size network.")] = None,
     weights: Annotated[
@@ -259,6 +321,21 @@ def erf(
 
         for operator, share in draw(preset, out, size).items():
             typer.echo(f"{operator}: reaches {100 * share:.1f} % of the pixels")
+
+
+def _downstream(
+    kind: Literal["detection", "segmentation", "depth"],
+    fused: list[str] | None,
+    network: str | None,
+    labels: Path | None,
+    out: Path | None,
+) -> None:
+    from model.downstream import load_network, run_downstream
+    from model.matching import parse_fused
+
+    if not fused or network is None:
+        raise InputError("--downstream needs --fused NAME=DIR … and --network")
+    run_downstream(kind, parse_fused(fused), load_network(kind, network), labels, out)
 
 
 def _dataset(name: str | None) -> str:
