@@ -1,6 +1,8 @@
 """Metrics against formulas worked by hand, against libraries, in batches, and on degenerate input."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import piq
@@ -93,10 +95,35 @@ def test_structure_choice_equals_windows_about_their_centre(triple: tuple[np.nda
 
 
 NAN = math.nan
-MEASURED = {
-    **metrics.SOURCE_METRICS,
-    **{n: lambda a, b, f, m=m: m(f) for n, m in metrics.FUSED_METRICS.items()},
-}
+
+
+def measures() -> dict[str, Callable[..., Any]]:
+    """Every fusion metric of both profiles as one of (first, second, fused) planes."""
+
+    def of_planes(metric: Callable[..., Any], channels: str, alone: bool) -> Callable[..., Any]:
+        def measured(*images: Any) -> Any:
+            stack = torch.stack if isinstance(images[0], torch.Tensor) else np.stack
+            taken = images[2:] if alone else images
+            return metric(*(stack([image] * 3, -3) if channels == "rgb" else image for image in taken))
+
+        return measured
+
+    found = {}
+    for profile in metrics.PROFILES.values():
+        against = {**profile.sources, **profile.slow}
+        found |= {name: of_planes(metric, profile.channels, False) for name, metric in against.items()}
+        found |= {name: of_planes(metric, profile.channels, True) for name, metric in profile.fused.items()}
+    return found
+
+
+MEASURED = measures()
+
+
+def measurable(name: str, triple: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """As much of the planes as the metric needs."""
+    return triple if name == "MS-SSIM" else tuple(plane[:53, :48].copy() for plane in triple)
+
+
 # metric -> its value (None: any number) for identical images, a constant fused image, a constant first
 # source, all images constant, and images one pixel wide
 DEGENERATE: dict[str, tuple[float | None, ...]] = {
@@ -113,6 +140,18 @@ DEGENERATE: dict[str, tuple[float | None, ...]] = {
     "MS-SSIM": (2, None, None, 2, NAN),
     "Nabf": (0, 0, None, 0, NAN),
     "Qncie": (None, NAN, NAN, NAN, None),
+    "MEF-SSIM": (1, None, None, 1, NAN),
+    "FMI_pixel": (1, 0, None, 1, NAN),
+    "FMI_gradient": (1, None, None, 1, NAN),
+    "FMI_wavelet": (1, None, None, 1, NAN),
+    "FMI_DCT": (1, None, None, 1, NAN),
+    "rwkvfusion_MI": (None, 0, None, 0, None),
+    "rwkvfusion_VIF": (2, NAN, None, NAN, NAN),
+    "rwkvfusion_SF": (None, 0, None, 0, None),
+    "rwkvfusion_Qabf": (0.97533, None, None, 0.97533, None),
+    "rwkvfusion_Qcb": (1, NAN, NAN, NAN, None),
+    "rwkvfusion_Qcv": (0, NAN, NAN, NAN, NAN),
+    "rwkvfusion_Qy": (1, None, None, None, None),
     "SF": (None, 0, None, 0, None),
     "EN": (None, 0, None, 0, None),
     "SD": (None, 0, None, 0, None),
@@ -126,7 +165,7 @@ def test_every_metric_has_its_degenerate_results() -> None:
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_degenerate_images_have_defined_results(name: str, triple: tuple[np.ndarray, ...]) -> None:
-    a, b, f = triple
+    a, b, f = measurable(name, triple)
     flat = np.full_like(f, 90.3)
     cases = (
         (a, a, a),
@@ -147,7 +186,7 @@ def test_degenerate_images_have_defined_results(name: str, triple: tuple[np.ndar
 def test_a_broken_pixel_makes_its_own_sample_nan_and_no_other(
     name: str, triple: tuple[np.ndarray, ...]
 ) -> None:
-    measure, (a, b, f) = MEASURED[name], triple
+    measure, (a, b, f) = MEASURED[name], measurable(name, triple)
     for pixel in (np.nan, np.inf):
         broken = f.copy()
         broken[3, 4] = pixel
@@ -161,6 +200,7 @@ def test_a_broken_pixel_makes_its_own_sample_nan_and_no_other(
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_tensors_and_batches_give_the_same_values(name: str, triple: tuple[np.ndarray, ...]) -> None:
+    triple = measurable(name, triple)
     measure, one = MEASURED[name], [torch.from_numpy(plane).float() for plane in triple]
     value = measure(*triple)
     assert isinstance(value, float)

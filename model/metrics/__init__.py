@@ -5,9 +5,16 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from model.metrics import rwkvfusion
+from model.metrics.feature_information import (
+    cosine_information,
+    gradient_information,
+    pixel_information,
+    wavelet_information,
+)
 from model.metrics.fidelity import visual_fidelity
 from model.metrics.gradient import (
     artefacts,
@@ -16,6 +23,7 @@ from model.metrics.gradient import (
     spatial_frequency,
     standard_deviation,
 )
+from model.metrics.hypercomplex import q2n
 from model.metrics.information import (
     correlation,
     difference_correlation,
@@ -25,7 +33,7 @@ from model.metrics.information import (
 )
 from model.metrics.perception import contrast_preservation, perceived_error, structure_choice
 from model.metrics.sharpening import ergas, psnr, spatial_correlation, spectral_angle, ssim
-from model.metrics.structure import multiscale_sum, source_psnr, structural_sum
+from model.metrics.structure import exposure_structure, multiscale_sum, source_psnr, structural_sum
 from pipeline.errors import InputError
 
 PROFILE = "reference"
@@ -44,6 +52,13 @@ SOURCE_METRICS = {
     "MS-SSIM": multiscale_sum,
     "Nabf": artefacts,
     "Qncie": nonlinear_correlation,
+    "MEF-SSIM": exposure_structure,
+}
+SLOW_METRICS = {  # against the sources too, about a second per sample each
+    "FMI_pixel": pixel_information,
+    "FMI_gradient": gradient_information,
+    "FMI_wavelet": wavelet_information,
+    "FMI_DCT": cosine_information,
 }
 FUSED_METRICS = {
     "SF": spatial_frequency,
@@ -83,11 +98,29 @@ DIRECTIONS = {  # in the order in which tables show them
     "MS-SSIM": Direction(high=2),
     "Nabf": Direction("lower", high=1),
     "Qncie": Direction(decimals=4, high=1),
+    "MEF-SSIM": Direction(high=1),
+    "FMI_pixel": Direction(high=1),
+    "FMI_gradient": Direction(high=1),
+    "FMI_wavelet": Direction(high=1),
+    "FMI_DCT": Direction(high=1),
     "target_PSNR": Direction(unit="dB", decimals=2, low=-float("inf")),
     "target_SSIM": Direction(low=-1, high=1),
     "spectral_angle": Direction("lower", unit="°", high=180),
     "ERGAS": Direction("lower"),
     "SCC": Direction(high=1),
+    "Q2n": Direction(high=1),
+    "D_lambda_K": Direction("lower", high=1),
+    "D_s": Direction("lower", high=2),
+    "HQNR": Direction(low=-1, high=1),
+    "D_lambda": Direction("lower", high=2),
+    "QNR": Direction(low=-1, high=1),
+    "rwkvfusion_MI": Direction(unit="nat", high=11.1),
+    "rwkvfusion_VIF": Direction(),
+    "rwkvfusion_SF": Direction(decimals=2, high=255 * 2**0.5),
+    "rwkvfusion_Qabf": Direction(high=0.9876),
+    "rwkvfusion_Qcb": Direction(high=1),
+    "rwkvfusion_Qy": Direction(low=-1, high=1),
+    "rwkvfusion_Qcv": Direction("lower", decimals=1),
 }
 
 
@@ -95,17 +128,17 @@ DIRECTIONS = {  # in the order in which tables show them
 class Profile:
     """One set of definitions: column name -> function, by what the fused image is compared with.
 
-    `sources`: (first, second, fused); `fused`: (fused); `target`: (target, fused). `slow` names the columns
-    that take seconds per sample. `channels` is what the first two kinds take: luminance planes (H, W), or
-    colour images (3, H, W) whose channels they average.
+    `sources`: (first, second, fused), `slow` ones of these separately; `fused`: (fused); `target`: (target,
+    fused). `channels` is what these take on 0..255, the target's excepted: luminance planes (H, W), or colour
+    images (3, H, W) whose channels they average. At full resolution see `model.metrics.full_resolution`.
     """
 
     name: str
     channels: Literal["luminance", "rgb"]
     sources: Mapping[str, Callable[..., Any]]
     fused: Mapping[str, Callable[..., Any]]
-    target: Mapping[str, Callable[..., Any]]
-    slow: frozenset[str] = frozenset()
+    slow: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    target: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 TARGET_METRICS = {
@@ -114,9 +147,13 @@ TARGET_METRICS = {
     "spectral_angle": spectral_angle,
     "ERGAS": ergas,
     "SCC": spatial_correlation,
+    "Q2n": q2n,
 }
 PROFILES = {
-    "reference": Profile("reference", "luminance", SOURCE_METRICS, FUSED_METRICS, TARGET_METRICS),
+    "reference": Profile(
+        "reference", "luminance", SOURCE_METRICS, FUSED_METRICS, SLOW_METRICS, TARGET_METRICS
+    ),
+    "rwkvfusion": Profile("rwkvfusion", "rgb", rwkvfusion.SOURCE_METRICS, rwkvfusion.FUSED_METRICS),
 }
 
 
@@ -127,17 +164,21 @@ def profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def fusion_metrics(sources: Sequence[Any], fused: Any) -> dict[str, Any]:
-    """Every fusion metric of one sample by name; luminance (H, W) on 0..255.
+def fusion_metrics(
+    sources: Sequence[Any], fused: Any, *, definitions: str = PROFILE, slow: bool = False
+) -> dict[str, Any]:
+    """Every fusion metric of one sample by its column's name, in one profile; `slow` adds FMI.
 
-    Metrics that compare with the sources are defined for two; with another number only those of the fused
-    image alone are given.
+    Profile `reference`: luminance (H, W) on 0..255; `rwkvfusion`: colour (3, H, W) on 0..255. Metrics that
+    compare with the sources are defined for two; with another number only those of the fused image alone are
+    given.
     """
+    chosen = profile(definitions)
     values: dict[str, Any] = {}
     if len(sources) == 2:
-        first, second = sources
-        values = {name: metric(first, second, fused) for name, metric in SOURCE_METRICS.items()}
-    return values | {name: metric(fused) for name, metric in FUSED_METRICS.items()}
+        against = {**chosen.sources, **(chosen.slow if slow else {})}
+        values = {name: metric(*sources, fused) for name, metric in against.items()}
+    return values | {name: metric(fused) for name, metric in chosen.fused.items()}
 
 
 def target_metrics(target: Any, fused: Any) -> dict[str, Any]:
@@ -145,9 +186,12 @@ def target_metrics(target: Any, fused: Any) -> dict[str, Any]:
     return {"target_PSNR": psnr(target, fused), "target_SSIM": ssim(target, fused)}
 
 
-def sharpening_metrics(target: Any, fused: Any, ratio: float) -> dict[str, Any]:
-    """PSNR, SSIM, spectral angle, ERGAS and SCC against the target, both (band, H, W) on 0..1."""
-    parameters = {"ERGAS": {"ratio": ratio}}
+def sharpening_metrics(target: Any, fused: Any, ratio: float, levels: float = 2047.0) -> dict[str, Any]:
+    """PSNR, SSIM, spectral angle, ERGAS, SCC and Q2n against the target, both (band, H, W) on 0..1.
+
+    `levels`: the digital number of 1.0, 2^bits - 1; only Q2n, which rounds to digital numbers, depends on it.
+    """
+    parameters = {"ERGAS": {"ratio": ratio}, "Q2n": {"levels": levels}}
     return {
         name: metric(target, fused, **parameters.get(name, {})) for name, metric in TARGET_METRICS.items()
     }

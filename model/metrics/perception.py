@@ -25,6 +25,17 @@ def _radius(plane: Tensor, divisor: float) -> Tensor:
     return torch.hypot(y[:, None], x[None, :])
 
 
+def difference_of_gaussians(radius: Tensor) -> Tensor:
+    """Contrast sensitivity of Qcb."""
+    return torch.exp(-((radius / 15.3870) ** 2)) - 0.7622 * torch.exp(-((radius / 1.3456) ** 2))
+
+
+def mannos_sakrison(radius: Tensor) -> Tensor:
+    """Contrast sensitivity of Qcv, Mannos and Sakrison 1974."""
+    radius = 0.144 * radius
+    return 2.6 * (0.0192 + radius) * torch.exp(-(radius**1.1))
+
+
 @lru_cache
 def _unscaled_gaussian(sigma: float) -> tuple[float, ...]:
     """31 taps whose outer product is a Gaussian of amplitude 1 / (2 pi sigma^2), not renormalised."""
@@ -32,7 +43,7 @@ def _unscaled_gaussian(sigma: float) -> tuple[float, ...]:
     return tuple((torch.exp(-(offsets**2) / (2 * sigma**2)) / ((2 * torch.pi) ** 0.5 * sigma)).tolist())
 
 
-def _contrast(plane: Tensor) -> Tensor:
+def masked_contrast(plane: Tensor) -> Tensor:
     """Masked local contrast C^3 / (C^2 + 1e-4), C = |G2 * I / (G4 * I) - 1|.
 
     31 x 31 Gaussians of sigma 2 and 4 with amplitude 1 / (2 pi sigma^2), not renormalised, zero border.
@@ -53,9 +64,10 @@ def contrast_preservation(first: Tensor, second: Tensor, fused: Tensor) -> Tenso
     0..255. Identical images: 1. A constant image: NaN (nothing to stretch). NaN pixels: NaN. Where source and
     fused both have exactly no contrast the ratio is 1 (the reference gives NaN for the whole image).
     """
-    radius = _radius(fused, 30)
-    sensitivity = torch.exp(-((radius / 15.3870) ** 2)) - 0.7622 * torch.exp(-((radius / 1.3456) ** 2))
-    a, b, f = (_contrast(filter_spectrum(stretch(image), sensitivity)) for image in (first, second, fused))
+    sensitivity = difference_of_gaussians(_radius(fused, 30))
+    a, b, f = (
+        masked_contrast(filter_spectrum(stretch(image), sensitivity)) for image in (first, second, fused)
+    )
 
     def kept(source: Tensor) -> Tensor:
         larger = torch.maximum(source, f)
@@ -64,6 +76,13 @@ def contrast_preservation(first: Tensor, second: Tensor, fused: Tensor) -> Tenso
     saliency = a**2 + b**2
     weight = torch.where(saliency == 0, 0.5, a.square() / saliency)
     return (weight * kept(a) + (1 - weight) * kept(b)).mean((-2, -1))
+
+
+def edge_saliency(plane: Tensor) -> Tensor:
+    """Sobel magnitude to the 5th power."""
+    x, y = sobel(plane)
+    energy = x.square_().add_(y.square_())
+    return energy.square() * energy.sqrt()
 
 
 @on_planes()
@@ -77,14 +96,11 @@ def perceived_error(first: Tensor, second: Tensor, fused: Tensor) -> Tensor:
     better. Input: luminance 0..255. Identical images: 0. A constant image: NaN (nothing to stretch). NaN
     pixels: NaN.
     """
-    radius = 0.144 * _radius(fused, 8)
-    sensitivity = 2.6 * (0.0192 + radius) * torch.exp(-(radius**1.1))
+    sensitivity = mannos_sakrison(_radius(fused, 8))
     fused = stretch(fused)
     error = total = fused.new_zeros(fused.shape[:-2])
     for source in (stretch(first), stretch(second)):
-        x, y = sobel(source)
-        energy = x.square_().add_(y.square_())
-        weight = block_sums(energy.square() * energy.sqrt(), 16)
+        weight = block_sums(edge_saliency(source), 16)
         difference = filter_spectrum(source - fused, sensitivity)
         error = error + (weight * block_sums(difference.square_(), 16) / 256).sum((-2, -1))
         total = total + weight.sum((-2, -1))

@@ -145,6 +145,13 @@ def sobel_valid(plane: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def mirrored(plane: Tensor, before: int, after: int, axis: int) -> Tensor:
+    """The plane continued along one axis by its mirror image, outermost pixels repeated."""
+    size = plane.shape[axis]
+    index = torch.arange(-before, size + after, device=plane.device) % (2 * size)
+    return plane.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+
+
 def block_sums(plane: Tensor, size: int) -> Tensor:
     """Sums over size x size blocks; incomplete blocks at the bottom and right are padded with zeros."""
     height, width = plane.shape[-2:]
