@@ -13,17 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from model.jobs import WORDS, role_of
+from model.jobs import role_of
 from pipeline.errors import InputError
 from pipeline.images import read_image
-from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, TASKS, Sample, Source
+from pipeline.manifest import IMAGE_SUFFIXES, ROLE_WORDS, SHARPENING_TASKS, TASKS, Sample, Source
 
-PARTS = frozenset(word for words in WORDS.values() for word in words) | frozenset(
+PARTS = frozenset(word for words in ROLE_WORDS.values() for word in words) | frozenset(
     ("a", "b", "c", "d", "e", "s1", "s2", "src1", "src2", "source", "target", "gt", "reference", "label")
 )
 RESULTS = frozenset(("f", "fused", "fusion", "fuse", "result", "results", "output", "out"))
 SEPARATOR = re.compile(r"[\s_.\-]+")
-GLUED = re.compile(rf"({'|'.join(sorted((w for words in WORDS.values() for w in words), key=len))})(\d.*)")
+GLUED = re.compile(
+    rf"({'|'.join(sorted((w for words in ROLE_WORDS.values() for w in words), key=len))})(\d.*)"
+)
 
 
 def strip(stem: str, words: Iterable[str] = ()) -> str:
