@@ -56,13 +56,16 @@ def check_samples(samples: Sequence[Sample], progress: Progress | None = None) -
     task = None if progress is None else progress.add_task("checked", total=len(samples))
     findings: list[Finding] = []
     bands: list[tuple[Sample, tuple[int, ...]]] = []
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         for sample, (found, counts) in zip(samples, pool.map(_check, samples), strict=True):
             findings += found
             if counts:
                 bands.append((sample, counts))
             if progress is not None and task is not None:
                 progress.advance(task)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted check does not read the rest
     return findings + _unusual_bands(bands)
 
 

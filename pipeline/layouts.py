@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -166,7 +166,8 @@ def _sample(group: Group, name: str, number: int | None, layout: Layout) -> Samp
 
 def _pairs(root: Path, entries: Sequence[Entry], task: str | None, *, by_place: bool) -> Scan:
     groups = pairs_by_words(entries, task)
-    scenes = _scan(entries, _groups(entries, _SCENES), _SCENES, PAIRS)
+    in_files = [replace(group, names=(_place(group.columns["pan"]),)) for group in _groups(entries, _SCENES)]
+    scenes = _scan(entries, in_files, _SCENES, PAIRS)
     if not groups and not scenes.samples and by_place:
         if task is None:
             raise InputError(
@@ -178,6 +179,11 @@ def _pairs(root: Path, entries: Sequence[Entry], task: str | None, *, by_place: 
     if not samples:
         raise InputError(f"{root}: {_nothing(entries)}")
     return Scan(samples, PAIRS, scan.left_over + scenes.left_over - len(entries))
+
+
+def _place(entry: Entry) -> str:
+    """Folders and file of an array inside a file, below the scanned folder."""
+    return "_".join(entry.name.partition("#")[0].split("/")[1:])
 
 
 def _nothing(entries: Sequence[Entry]) -> str:

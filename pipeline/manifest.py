@@ -317,7 +317,8 @@ def content_hash(sample: Sample) -> str:
     """Return the SHA-256 over the roles and the bytes of the sample's files.
 
     Target and human mask are among them, so that what depends on a store depends on every file of its
-    samples. Raises InputError when a file cannot be read.
+    samples. Of a stack (``file.h5#NAME[12]``) the sample's own values count. Raises InputError when a file
+    cannot be read.
     """
     digest = hashlib.sha256()
     files = [(source.role, source.path) for source in sample.sources]
@@ -326,6 +327,9 @@ def content_hash(sample: Sample) -> str:
         held, key = split_key(path)
         digest.update(f"{role}{key}\0{sample.bits}\0".encode())
         try:
+            if key.endswith("]"):
+                digest.update(_values(path))
+                continue
             for part in (held, companion(held)):
                 if part is not None:
                     with part.open("rb") as file:
@@ -336,3 +340,21 @@ def content_hash(sample: Sample) -> str:
                 "restore the file or remove the row from the manifest"
             ) from error
     return digest.hexdigest()
+
+
+def _values(path: Path) -> bytes:
+    """Type, shape and values of one sample of a stack: reading all of its file for each would take days."""
+    from pipeline.rasters import READING_ERRORS, open_raster  # which know the names that are defined here
+
+    try:
+        with open_raster(path) as raster:
+            _, height, width = raster.shape
+            values = raster.read(0, 0, height, width)
+    except InputError:
+        raise
+    except READING_ERRORS as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: cannot be read ({said}); restore the file or remove the row from the manifest"
+        ) from error
+    return f"{values.dtype}{values.shape}".encode() + values.tobytes()

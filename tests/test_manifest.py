@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,6 +109,28 @@ def test_content_follows_bytes_roles_and_nothing_else(tmp_path: Path) -> None:
     a.unlink()
     with pytest.raises(InputError, match="'x'"):
         content_hash(sample)
+
+
+def test_samples_of_a_stack_have_each_their_own_content(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 2048, (3, 4, 8, 8))
+    samples = []
+    for number in range(3):
+        sources = tuple(Source(role, tmp_path / f"a.h5#group/{role}[{number}]") for role in ("pan", "ms"))
+        samples.append(Sample(f"s{number}", "pansharpening", "train", sources, bits=11))
+
+    def save() -> list[str]:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["group/pan"], file["group/ms"] = stack[:, :1], stack
+        return [content_hash(sample) for sample in samples]
+
+    before = save()
+    assert len(set(before)) == 3
+    stack[1, 2, 3, 4] += 1
+    after = save()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    (tmp_path / "a.h5").write_text("no")
+    with pytest.raises(InputError, match=r"a\.h5#group/pan\[0\]: cannot be read"):
+        content_hash(samples[0])
 
 
 def test_every_tasks_roles_stand_in_source_order() -> None:
