@@ -216,7 +216,8 @@ def check_and_report(path: Path | None, dataset: str | None, layout: str | None,
     1 when something is wrong, 0 with warnings only. Raises InputError when there is nothing to check.
     """
     samples, findings = _listed_samples(path, dataset, layout, task)
-    console = Console(soft_wrap=True)
+    # A terminal folds long lines; a file or a pipe gets one line for each thing that is wrong.
+    console = Console() if Console().is_terminal else Console(width=10_000)
     columns = ("{task.description}", "{task.completed}/{task.total}")
     with Progress(*map(TextColumn, columns), TimeRemainingColumn(), transient=True) as progress:
         findings += check_samples(samples, progress)
@@ -225,8 +226,7 @@ def check_and_report(path: Path | None, dataset: str | None, layout: str | None,
         for finding in findings:
             style = "red" if finding.level == "error" else "yellow"
             table.add_row(finding.sample, finding.level, escape(finding.text), style=style)
-        # A terminal folds long lines; a file or a pipe gets one line for each.
-        console.print(table, width=None if console.is_terminal else 10_000)
+        console.print(table)
     wrong = {finding.sample for finding in findings if finding.level == "error"}
     warnings = sum(finding.level == "warning" for finding in findings)
     console.print(

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from test_cli import PIPELINE
 
-from pipeline.checking import Finding, check_samples
+from pipeline.checking import Finding, check_and_report, check_samples
 from pipeline.images import luminance, read_image
 from pipeline.layouts import scan_folder
 from pipeline.manifest import Sample, Source, check_manifest
@@ -227,6 +227,16 @@ def test_the_command_prints_one_table_and_tells_by_its_exit_code(workspace: Work
     assert "Traceback" not in bad.stderr
     nothing = workspace.run(*PIPELINE, "manifest", "--check", check=False)
     assert (nothing.returncode, "say what to check" in nothing.stderr) == (2, True)
+
+
+def test_lines_are_whole_however_narrow_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    bad = sample(tmp_path, visible=scene(), infrared=np.full((96, 128), 9, np.uint8))
+    assert check_and_report(tmp_path, None, None, None) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(str(bad.sources[1].path) in line and "replace the file" in line for line in lines) == 1
 
 
 def test_making_a_manifest_again_keeps_its_splits(workspace: Workspace) -> None:
