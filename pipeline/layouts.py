@@ -168,7 +168,7 @@ def _pairs(root: Path, entries: Sequence[Entry], task: str | None, *, by_place: 
     groups = pairs_by_words(entries, task)
     in_files = [replace(group, names=(_place(group.columns["pan"]),)) for group in _groups(entries, _SCENES)]
     scenes = _scan(entries, in_files, _SCENES, PAIRS)
-    if not groups and not scenes.samples and by_place:
+    if entries and not groups and not scenes.samples and by_place:
         if task is None:
             raise InputError(
                 f"{root}: the names do not say what the images are; add --task with one of {', '.join(TASKS)}"

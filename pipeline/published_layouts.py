@@ -152,7 +152,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "pavia": Layout(
         task="hyper_multispectral",
-        columns={"pan": f"{_NAME}#PAN", "hs": f"{_NAME}#MS", "target": f"{_NAME}#GT"},
+        columns={
+            # In capitals: in small letters they are PanCollection's.
+            "pan": f"{_NAME}#(?-i:PAN)",
+            "hs": f"{_NAME}#(?-i:MS)",
+            "target": f"{_NAME}#(?-i:GT)",
+        },
         splits=_SPLIT_NAMES,
     ),
     "tno": Layout(

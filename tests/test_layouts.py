@@ -221,6 +221,12 @@ def test_full_resolution_is_a_data_set_of_its_own(tmp_path: Path) -> None:
     assert all(sample.target is not None for sample in scan_folder(tmp_path, "wv3").samples)
 
 
+def test_a_sensor_that_is_not_named_is_not_guessed(tmp_path: Path) -> None:
+    stack(tmp_path / "train.h5", PAN, 2047)
+    with pytest.raises(InputError, match="no samples found"):
+        scan_folder(tmp_path)
+
+
 def test_stacks_of_different_lengths_are_refused(tmp_path: Path) -> None:
     stack(tmp_path / "train_wv3.h5", PAN | {"ms": (2, 8, 4, 4)}, 2047)
     with pytest.raises(InputError, match=r"train_wv3\.h5.*different numbers of samples"):
@@ -340,7 +346,7 @@ def bad_folders(root: Path) -> dict[str, tuple[dict[str, str], str]]:
         "absent": ({}, "no such folder"),
         "left": ({}, "name the sub-folders"),
         "names": ({}, "same name"),
-        "empty": ({}, "holds no images"),
+        "empty": ({"layout": "pairs"}, "holds no images"),
         "broken": ({"layout": "wv3"}, "train_wv3.h5: cannot be read"),
         "names/visible": ({"layout": "msrs"}, "no sample of the layout msrs"),
         "left/left": ({"layout": "m3df"}, "Did you mean 'm3fd'"),
