@@ -18,7 +18,8 @@ from pipeline.errors import InputError
 from pipeline.images import read_image
 from pipeline.manifest import IMAGE_SUFFIXES, ROLE_WORDS, SHARPENING_TASKS, TASKS, Sample, Source
 
-PARTS = frozenset(word for words in ROLE_WORDS.values() for word in words) | frozenset(
+WORDS = [word for words in ROLE_WORDS.values() for word in words]
+PARTS = frozenset(WORDS) | frozenset(
     ("a", "b", "c", "d", "e", "s1", "s2", "src1", "src2", "source", "target", "gt", "reference", "label")
 )
 RESULTS = frozenset(("f", "fused", "fusion", "fuse", "result", "results", "output", "out"))
