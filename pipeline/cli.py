@@ -164,19 +164,38 @@ def guidance(dataset: DatasetOption) -> None:
 @app.command()
 def inspect(
     dataset: DatasetOption,
-    sample: Annotated[str, typer.Option(help="Sample: a name in the manifest's first column.")],
+    sample: Annotated[
+        str | None, typer.Option(help="Draw this sample (the manifest's first column) into a PNG.")
+    ] = None,
+    samples: Annotated[
+        str,
+        typer.Option(help="Gallery: positions such as 0:20, or names with commas. [default: all]"),
+    ] = "",
+    split: Annotated[str, typer.Option(help="Gallery: only samples of this split. [default: all]")] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="PNG to write. [default: <sample>.png]")
+        Path | None,
+        typer.Option("--out", "-o", help="PNG or HTML to write. [default: <sample>.png, <dataset>.html]"),
     ] = None,
 ) -> None:
-    """Draw a sample's guidance: sources, boxes, masks per source, merged masks, caption."""
+    """Show guidance: sources, boxes, masks, merged masks, captions; one sample as PNG, many as a page."""
     with exit_on_error():
         from pipeline.config import load_pipeline
+        from pipeline.gallery import write_gallery
         from pipeline.inspect import inspect as draw
 
-        path = out or Path(f"{sample}.png")
-        draw(load_pipeline(), dataset, sample, path)
+        if sample and (samples or split):
+            raise InputError("--sample draws one PNG, --samples and --split a page; give one of them")
+        if sample:
+            path = out or Path(f"{sample}.png")
+            draw(load_pipeline(), dataset, sample, path)
+            lacking: tuple[str, ...] = ()
+        else:
+            path = out or Path(f"{dataset}.html")
+            shown, lacking = write_gallery(load_pipeline(), dataset, path, samples, split)
+            typer.echo(f"{shown} samples, {len(lacking)} of them incomplete: the page says why")
     typer.echo(str(path))
+    if lacking:
+        raise typer.Exit(1)
 
 
 Names = Annotated[

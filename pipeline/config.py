@@ -247,6 +247,17 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     return True
 
 
+def update_dataset(name: str, path: Path = PARAMS, **values: object) -> None:
+    """Set values of ``datasets.<name>`` in params.yaml, comments kept. Raises InputError."""
+    find_dataset(load_sections(PipelineConfig, path).datasets, name)
+    yaml = YAML()
+    yaml.width = 10_000
+    params = yaml.load(path)
+    params["datasets"][name].update(values)
+    build(DatasetConfig, params["datasets"][name], f"{path}: datasets.{name}")
+    write_atomically(path, lambda temporary: yaml.dump(params, temporary))
+
+
 TEXT_WIDTH = 512
 """Width of a text feature: that of T5-small, which the paper's network expects."""
 

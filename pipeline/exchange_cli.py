@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import exit_on_error
+from pipeline.errors import InputError, exit_on_error
 
 app = typer.Typer()
 
@@ -36,8 +37,62 @@ def export(
         done = export_coco(load_pipeline(), dataset, out)
     typer.echo(f"{out}: {done.images} images, {done.annotations} annotations")
     if done.missing:
-        _lacking("have no masks yet", done.missing, f"run `python -m pipeline guidance --dataset {dataset}`")
+        _lacking("without masks", done.missing, f"run `python -m pipeline guidance --dataset {dataset}`")
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    dataset: DatasetOption,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of label maps, below the data set's root: 0 is background.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="With --masks: words for the values 1, 2, … such as 'car, person'.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="CSV table with the columns sample and caption.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text features: safetensors, (tokens, 512) per sample.")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="With --texts: what made them; networks tell encoders apart by this.")
+    ] = "t5-small",
+    coco: Annotated[
+        Path | None, typer.Option(help="COCO JSON: the objects of the sources, instead of boxes and masks.")
+    ] = None,
+    coco_merged: Annotated[
+        Path | None, typer.Option(help="COCO JSON: the merged masks, instead of merge.")
+    ] = None,
+) -> None:
+    """Take over captions, text features or masks that others made; the stages then leave them alone."""
+    with exit_on_error():
+        from pipeline import coco_import, importing
+        from pipeline.config import load_pipeline
+
+        if not any((masks, captions, texts, coco, coco_merged)):
+            raise InputError("nothing to import; give --masks, --captions, --texts, --coco or --coco-merged")
+        config, done = load_pipeline(), []
+        if masks:  # first: naming the label maps in the manifest changes what the samples consist of
+            words = [word.strip() for word in re.split(r"[,.]", prompt or "") if word.strip()]
+            done.append(importing.import_masks(config, dataset, masks, words))
+        if captions:
+            done.append(importing.import_captions(config, dataset, captions))
+        if texts:
+            done.append(importing.import_texts(config, dataset, texts, encoder))
+        if coco:
+            done.append(coco_import.import_coco(config, dataset, coco))
+        if coco_merged:
+            done.append(coco_import.import_coco(config, dataset, coco_merged, merged=True))
+    for one in done:
+        rest = f", {one.unused} entries are of no sample" if one.unused else ""
+        typer.echo(f"{one.what}: {one.done} samples imported{rest}")
+        if one.missing:
+            _lacking(f"without {one.what}", one.missing, "import again with them to fill these too")
+    if any(one.missing for one in done):
+        raise typer.Exit(1)
+    typer.echo(f"next: typer pipeline guidance --dataset {dataset}")
 
 
 def _lacking(what: str, samples: Sequence[str], remedy: str) -> None:

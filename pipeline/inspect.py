@@ -100,7 +100,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _colour(index: int) -> Colour:
+def object_colour(index: int) -> Colour:
     """Distinct colours for any number of objects: hues a golden ratio apart."""
     red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1, 0.85 if index % 2 else 0.65, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -123,9 +123,9 @@ def _boxes_panel(title: str, view: Pixels, found: Instances, scale: float) -> Pi
     for index, (box, label, score) in enumerate(zip(found.box, found.label, found.score, strict=True)):
         x0, y0, x1, y1 = (float(value) * scale for value in box)
         pen.rectangle(
-            (x0, y0 + TITLE, max(x1, x0 + 1), max(y1, y0 + 1) + TITLE), outline=_colour(index), width=2
+            (x0, y0 + TITLE, max(x1, x0 + 1), max(y1, y0 + 1) + TITLE), outline=object_colour(index), width=2
         )
-        _tag(pen, tags, (x0, y0 + TITLE), f"{label} {score:.2f}", _colour(index), panel.height)
+        _tag(pen, tags, (x0, y0 + TITLE), f"{label} {score:.2f}", object_colour(index), panel.height)
     return panel
 
 
@@ -166,15 +166,20 @@ def _overlay(view: Pixels, masks: NDArray[np.bool_]) -> Pixels:
     """The grey picture with every mask tinted and outlined in its colour; smaller masks lie on top."""
     result = np.repeat(view.mean(axis=2, keepdims=True), 3, axis=2) * 0.75
     for index in np.argsort([-int(mask.sum()) for mask in masks], kind="stable"):
-        mask, colour = masks[index], np.array(_colour(int(index)), dtype=np.float64)
+        mask, colour = masks[index], np.array(object_colour(int(index)), dtype=np.float64)
         result[mask] = 0.5 * result[mask] + 0.5 * colour
-        inner = mask.copy()
-        inner[1:] &= mask[:-1]
-        inner[:-1] &= mask[1:]
-        inner[:, 1:] &= mask[:, :-1]
-        inner[:, :-1] &= mask[:, 1:]
-        result[mask & ~inner] = colour
+        result[outline(mask)] = colour
     return result.astype(np.uint8)
+
+
+def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask (H, W) that touch its outside; the picture's border is not outside."""
+    inner = mask.copy()
+    inner[1:] &= mask[:-1]
+    inner[:-1] &= mask[1:]
+    inner[:, 1:] &= mask[:, :-1]
+    inner[:, :-1] &= mask[:, 1:]
+    return mask & ~inner
 
 
 def _legend(merged: MergedMasks, roles: Sequence[str], height: int) -> PillowImage.Image:
@@ -186,7 +191,7 @@ def _legend(merged: MergedMasks, roles: Sequence[str], height: int) -> PillowIma
     line = min(24, height // max(len(merged.label), 1))
     for index, label in enumerate(merged.label):
         y = index * line
-        pen.rectangle((2, y + 2, 16, y + line - 4), fill=_colour(index))
+        pen.rectangle((2, y + 2, 16, y + line - 4), fill=object_colour(index))
         seen = int(merged.sources[index]) if merged.sources is not None else 0
         names = " + ".join(role for bit, role in enumerate(roles) if seen >> bit & 1)
         text = (

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.config import guidance_dir
 from pipeline.errors import InputError
 from pipeline.images import SampleImages, read_sample, write_atomically
+from pipeline.imported import as_imported
 from pipeline.manifest import Sample, content_hash
 from pipeline.store import Record, SampleInstances, Store, fingerprint, locked, open_store, prepare_store
 
@@ -115,6 +116,7 @@ def run(stage: Stage, *, batch: int = BATCH, workers: int | None = None) -> Summ
     started = time.perf_counter()
     workers = workers or os.cpu_count() or 1
     with locked(stage.path):
+        stage = as_imported(stage)
         errors: dict[str, str] = {}
         content = _hash(stage.samples, workers, errors)
         before = _open_before(stage, content, errors)
