@@ -247,7 +247,7 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     return True
 
 
-def update_dataset(name: str, path: Path = PARAMS, **values: object) -> None:
+def update_dataset(name: str, values: Mapping[str, object], path: Path = PARAMS) -> None:
     """Set values of ``datasets.<name>`` in params.yaml, comments kept. Raises InputError."""
     find_dataset(load_sections(PipelineConfig, path).datasets, name)
     yaml = YAML()

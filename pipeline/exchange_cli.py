@@ -95,6 +95,31 @@ def import_(
     typer.echo(f"next: typer pipeline guidance --dataset {dataset}")
 
 
+@app.command()
+def degrade(
+    dataset: DatasetOption,
+    sensor: Annotated[str, typer.Option(help="wv2, wv3, wv4, gf2, qb, ikonos, geoeye1 or other.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")],
+    ratio: Annotated[int, typer.Option(help="How much finer pan is than ms.")] = 4,
+    size: Annotated[int, typer.Option(help="Side of the targets cut from a scene, 0: whole scenes.")] = 256,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set to make. [default: <dataset>_reduced]")
+    ] = None,
+) -> None:
+    """Make a data set with targets from full-resolution satellite scenes by Wald's protocol."""
+    with exit_on_error():
+        from pipeline.config import load_pipeline
+        from pipeline.reduced import Reduction
+        from pipeline.reduced import degrade as reduce_scenes
+
+        made = name or f"{dataset}_reduced"
+        if not made.isidentifier():
+            raise InputError(f"--name '{made}': use letters, digits and '_', starting with a letter")
+        samples = reduce_scenes(load_pipeline(), dataset, Reduction(sensor, ratio, size), out, made)
+    typer.echo(f"{out}: {len(samples)} samples, listed in data_manifests/{made}.csv")
+    typer.echo(f"params.yaml: data set '{made}'; next: python -m model train --dataset {made}")
+
+
 def _lacking(what: str, samples: Sequence[str], remedy: str) -> None:
     """Name on stderr the first of the samples that were left out, and what to do."""
     names = ", ".join(samples[:5]) + (", …" if len(samples) > 5 else "")

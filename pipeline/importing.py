@@ -212,7 +212,8 @@ def import_masks(config: PipelineConfig, dataset: str, folder: Path, prompt: Seq
         for sample in samples
     ]
     write_manifest(Path(data.manifest), named, root)
-    update_dataset(dataset, masks="provided", **({"prompt": list(prompt)} if prompt else {}))
+    named_values = {"prompt": list(prompt)} if prompt else {}
+    update_dataset(dataset, {"masks": "provided", **named_values})
     return summary("masks", samples, found, unused)
 
 
