@@ -10,7 +10,7 @@ from pipeline.config import PipelineConfig
 from pipeline.merging import merge
 from pipeline.store import MergedMasks
 
-IDENTITY = "merge-1"
+IDENTITY = "merge-2"
 """Version of the algorithm: raise it when merging.py gives other results."""
 
 

@@ -74,7 +74,7 @@ def merge(sources: Sequence[Instances], prompt: Sequence[str], config: MergeConf
     dropped = sum(len(source) for source in sources) - sum(len(objects) for objects in passed)
     cleaned = [_clean(objects, config) for objects in passed]
     if config.mode == "unmerged":
-        objects = [obj for source in cleaned for obj in source]
+        objects = _within(cleaned, prompt, config.max_channels)
     else:
         objects = _across(cleaned, config)
         objects = _rescue(objects, [obj for source in passed for obj in source], config)
@@ -83,6 +83,8 @@ def merge(sources: Sequence[Instances], prompt: Sequence[str], config: MergeConf
     elif config.mode == "binary" and objects:
         objects = [_unite(sorted(objects, key=_order), "object")]
     channels, overflow = _scatter(objects, prompt, config.max_channels)
+    if config.mode == "unmerged":
+        overflow = sum(len(source) for source in cleaned) - len(channels)
     return _record(channels, (height, width), dropped, overflow)
 
 
@@ -319,6 +321,20 @@ def _unite(objects: list[_Object], label: str) -> _Object:
         iou=max(obj.iou for obj in objects),
         sources=frozenset().union(*(obj.sources for obj in objects)),
     )
+
+
+def _within(sources: list[list[_Object]], prompt: Sequence[str], limit: int) -> list[_Object]:
+    """The objects of all sources, no two sources in one channel: when there are more than the limit, every
+    source gets a fair share of the channels, and its rest is united in its own last one."""
+    if sum(bool(source) for source in sources) > limit:
+        return [obj for source in sources for obj in source]  # `_scatter` unites the rest, of all sources
+    rooms = [0 for _ in sources]
+    for _ in range(limit):
+        wanting = [index for index, source in enumerate(sources) if rooms[index] < len(source)]
+        if wanting:
+            rooms[min(wanting, key=lambda index: rooms[index])] += 1
+    shares = zip(sources, rooms, strict=True)
+    return [obj for source, room in shares if room for obj in _scatter(source, prompt, room)[0]]
 
 
 def _scatter(objects: list[_Object], prompt: Sequence[str], limit: int) -> tuple[list[_Object], int]:

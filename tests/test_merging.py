@@ -279,6 +279,24 @@ def test_beyond_the_limit_the_rest_shares_the_last_channel() -> None:
     np.testing.assert_array_equal(merged.mask[19], np.any(masks[19:], axis=0))
 
 
+@pytest.mark.parametrize("counts", [(23,), (15, 15), (3, 22), (9, 0, 14), (8, 8, 8, 8), (1,) * 25])
+def test_unmerged_sources_never_share_a_channel(counts: tuple[int, ...]) -> None:
+    masks = [rectangle(4 * y, 4 * y + 4, 4 * x, 4 * x + 4) for y in range(7) for x in range(0, 8, 2)]
+    found = [instances(masks[:count]) for count in counts]
+    merged = merge(found, PROMPT, MergeConfig(mode="unmerged"))
+    assert merged.sources is not None
+    assert len(merged.mask) == min(20, sum(counts))
+    assert merged.overflow == max(0, sum(counts) - 20)
+    for index, source in enumerate(found):
+        assert source.mask is not None
+        own = merged.mask[merged.sources >> index & 1 == 1]
+        if len(counts) <= 20:
+            apart = merged.mask[merged.sources == 1 << index]
+            np.testing.assert_array_equal(apart.any(axis=0), source.mask.any(axis=0))
+            assert len(apart) >= min(len(source), 20 // len(counts))
+        assert (own.any(axis=0) >= source.mask.any(axis=0)).all()
+
+
 def test_modes() -> None:
     people = [rectangle(2, 10, 2, 8), rectangle(2, 10, 20, 26)]
     car = rectangle(14, 24, 6, 26)
