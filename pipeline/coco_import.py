@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.coco import MERGED, CocoFile, Entry, file_name, read_coco
 from pipeline.config import MASK_CHANNELS, DatasetConfig, PipelineConfig
 from pipeline.errors import InputError
-from pipeline.images import read_image
+from pipeline.images import image_facts
 from pipeline.importing import Imported, SampleNames, origin_of, summary, write_records
 from pipeline.manifest import Sample
 from pipeline.store import Instances, MergedMasks, SampleInstances
@@ -34,7 +34,7 @@ def import_coco(config: PipelineConfig, dataset: str, path: Path, *, merged: boo
     sizes: dict[str, tuple[int, int]] = {}
     for sample in samples:
         for image in images.get(sample.id, {}).values():
-            sizes[sample.id] = size = read_image(sample.sources[0].path, sample.bits).size
+            sizes[sample.id] = size = image_facts(sample.sources[0].path, sample.bits).size
             if (int(image["height"]), int(image["width"])) != size:
                 raise InputError(
                     f"{path}: image '{image['file_name']}' is {image['height']}x{image['width']}, but sample "

@@ -2,6 +2,8 @@
 
     <root>/<task>/<role>/<sample>.png|.tif|.npy     sources
     <root>/<task>/target/<sample>…                  ideal results, where a task has one
+    <root>/pansharpening/{train,valid,test}_qb.h5   as PanCollection: gt, ms, lms, pan, N x C x H x W in DN
+    <root>/hyper_multispectral/{train,…}_land.h5    as Chikusei: GT, LRHSI, RGB
     <root>/truth/captions.json, truth/masks/<sample>.npz (mask (n, H, W) bool, label (n,))
     <root>/checksums.json                           written last: seed, generator, SHA-256 of every file
 
@@ -17,8 +19,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from pipeline import (
@@ -30,11 +34,13 @@ from pipeline import (
     demo_phantoms,
     demo_remote,
     demo_scenes,
+    protocols,
+    sensors,
 )
 from pipeline.demo_canvas import Array, Views
 from pipeline.errors import InputError
-from pipeline.images import write_image
-from pipeline.manifest import SPLITS, TASKS, Sample, Source
+from pipeline.images import quantise, write_image
+from pipeline.manifest import SPLITS, TASKS, Sample, Source, split_key
 
 CHECKSUMS = "checksums.json"
 DRAWING = (
@@ -46,12 +52,33 @@ DRAWING = (
     demo_phantoms,
     demo_remote,
     demo_scenes,
+    protocols,
+    sensors,
 )
 
 
 @dataclass(frozen=True)
+class Stack:
+    """The layout of a published data set: one HDF5 file per split that holds all samples.
+
+    ``file``: its name, with {split}; ``names``: role or ``target`` -> name of the dataset in it;
+    ``enlarged``: one more dataset, the last source enlarged with the 23-tap kernel.
+    """
+
+    file: str
+    names: dict[str, str]
+    enlarged: str = ""
+
+    def path(self, folder: Path, split: str, role: str, index: int) -> Path:
+        """Where the manifest finds an image of the sample ``index`` of a split."""
+        short = {"validation": "valid"}.get(split, split)
+        return folder / f"{self.file.format(split=short)}#{self.names[role]}[{index}]"
+
+
+@dataclass(frozen=True)
 class Part:
-    """What the data set holds of one task. `roles` take turns from sample to sample; `bits` of the files."""
+    """What the data set holds of one task. `roles` take turns from sample to sample; `bits` of the files;
+    `stack` for one file per split instead of one per image."""
 
     build: Callable[[np.random.Generator, int], Views]
     counts: tuple[int, int, int]  # train, validation, test
@@ -59,6 +86,7 @@ class Part:
     suffix: str = ".png"
     bits: int = 8
     target: bool = False
+    stack: Stack | None = None
 
 
 PARTS: dict[str, Part] = {
@@ -66,9 +94,21 @@ PARTS: dict[str, Part] = {
     "medical": Part(demo_phantoms.medical, (8, 2, 4), (("ct", "mri"), ("pet", "mri"))),
     "multi_exposure": Part(demo_exposure.multi_exposure, (8, 2, 4), (("under", "over"),)),
     "multi_focus": Part(demo_focus.multi_focus, (8, 2, 4), (("near", "far"),), target=True),
-    "pansharpening": Part(demo_remote.pansharpening, (8, 2, 4), (("pan", "ms"),), ".tif", 11, target=True),
+    "pansharpening": Part(
+        demo_remote.pansharpening,
+        (8, 2, 4),
+        (("pan", "ms"),),
+        bits=11,
+        target=True,
+        stack=Stack("{split}_qb.h5", {"pan": "pan", "ms": "ms", "target": "gt"}, enlarged="lms"),
+    ),
     "hyper_multispectral": Part(
-        demo_remote.hyper_multispectral, (8, 2, 4), (("ms", "hs"),), ".npy", 16, target=True
+        demo_remote.hyper_multispectral,
+        (8, 2, 4),
+        (("ms", "hs"),),
+        bits=16,
+        target=True,
+        stack=Stack("{split}_land.h5", {"ms": "RGB", "hs": "LRHSI", "target": "GT"}),
     ),
 }
 
@@ -85,8 +125,16 @@ def _plan(root: Path) -> Iterator[tuple[Sample, Part, int]]:
         for index, split in enumerate(splits):
             name = f"{task}_{index:03d}"
             roles = part.roles[index % len(part.roles)]
-            sources = tuple(Source(role, root / task / role / (name + part.suffix)) for role in roles)
-            target = root / task / "target" / (name + part.suffix) if part.target else None
+            nth = splits[:index].count(split)
+            places = {
+                role: part.stack.path(root / task, split, role, nth)
+                if part.stack
+                else root / task / role / (name + part.suffix)
+                for role in (*roles, "target")
+                if role != "target" or part.target
+            }
+            sources = tuple(Source(role, places[role]) for role in roles)
+            target = places.get("target")
             # uint8 and uint16 tell their depth themselves; 11 bits in uint16 must be said.
             bits = part.bits if part.bits not in (8, 16) else None
             yield Sample(name, task, split, sources, target=target, bits=bits), part, index
@@ -128,19 +176,50 @@ def is_current(root: Path, seed: int = 0) -> bool:
 
 def _write(root: Path, seed: int) -> None:
     captions: dict[str, str] = {}
-    for sample, part, index in _plan(root):
-        views = part.build(np.random.default_rng([seed, tuple(TASKS).index(sample.task), index]), index)
-        for source in sample.sources:
-            _save(source.path, views.images[source.role], part.bits)
-        if sample.target is not None and views.target is not None:
-            _save(sample.target, views.target, part.bits)
-        captions[sample.id] = views.caption
-        if views.masks is not None:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, mask=views.masks, label=np.array(views.labels))
-            _truth(root, f"masks/{sample.id}.npz").write_bytes(buffer.getvalue())
+    for (task, _), members in groupby(_plan(root), lambda row: (row[0].task, row[0].split)):
+        drawn: list[tuple[Sample, Views]] = []
+        for sample, part, index in members:
+            views = part.build(np.random.default_rng([seed, tuple(TASKS).index(task), index]), index)
+            captions[sample.id] = views.caption
+            if part.stack is None:
+                for path, image in _images(sample, views).items():
+                    _save(path, image, part.bits)
+            else:
+                drawn.append((sample, views))
+            if views.masks is not None:
+                buffer = io.BytesIO()
+                np.savez_compressed(buffer, mask=views.masks, label=np.array(views.labels))
+                _truth(root, f"masks/{sample.id}.npz").write_bytes(buffer.getvalue())
+        if drawn:
+            _save_stack(drawn, part)
     _truth(root, "captions.json").write_text(json.dumps(captions, indent=1) + "\n", encoding="utf-8")
     (root / CHECKSUMS).write_text(json.dumps(_record(root, seed), indent=1) + "\n", encoding="utf-8")
+
+
+def _images(sample: Sample, views: Views) -> dict[Path, Array]:
+    """Path in the manifest -> (H, W) or (H, W, C) image of a sample, the target included."""
+    images = {source.path: views.images[source.role] for source in sample.sources}
+    if sample.target is not None and views.target is not None:
+        images[sample.target] = views.target
+    return images
+
+
+def _save_stack(drawn: list[tuple[Sample, Views]], part: Part) -> None:
+    """Write the samples of one split into their HDF5 file: N x C x H x W in digital numbers."""
+    stacks: dict[str, list[Array]] = {}
+    for sample, views in drawn:
+        for path, image in _images(sample, views).items():
+            file, key = split_key(path)
+            stacks.setdefault(key.partition("[")[0], []).append(_bands(image))
+    if part.stack is not None and part.stack.enlarged:
+        last = part.stack.names[drawn[0][0].sources[-1].role]
+        stacks[part.stack.enlarged] = [
+            protocols.interp23(image, demo_remote.RATIO).clip(0, 1) for image in stacks[last]
+        ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(file, "w") as opened:
+        for name, images in stacks.items():
+            opened.create_dataset(name, data=quantise(np.stack(images).astype(np.float32), part.bits))
 
 
 def _truth(root: Path, name: str) -> Path:
@@ -151,8 +230,12 @@ def _truth(root: Path, name: str) -> Path:
 
 def _save(path: Path, image: Array, bits: int) -> None:
     """Write an (H, W) or (H, W, C) image in [0, 1]."""
-    bands = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
-    write_image(path, np.ascontiguousarray(bands, dtype=np.float32), bits)
+    write_image(path, np.ascontiguousarray(_bands(image), dtype=np.float32), bits)
+
+
+def _bands(image: Array) -> Array:
+    """(H, W) or (H, W, C) -> (C, H, W)."""
+    return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
 
 
 def _record(root: Path, seed: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Simulated satellite scenes for the two sharpening tasks, degraded by Wald's protocol.
+"""Simulated satellite scenes for the two sharpening tasks, reduced by the field's protocols (protocols.py).
 
 A scene is a map of material fractions; every material has a reflectance spectrum. All sensors look at the
 same cube: a band is the spectrum weighted by the band's response, a coarse image is low-passed and decimated.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline import protocols
 from pipeline.demo_canvas import (
     Array,
     Patch,
@@ -20,9 +21,10 @@ from pipeline.demo_canvas import (
     ellipse,
     polygon,
 )
+from pipeline.sensors import GAINS
 
 RATIO = 4
-MTF = 0.3  # gain of the coarse sensor at its Nyquist frequency
+SENSOR = "qb"  # four bands: blue, green, red, near infrared
 WAVELENGTHS = np.linspace(0.43, 0.93, 16)  # micrometres: the bands of the hyperspectral sensor
 # Centre and full width at half maximum of the multispectral bands in micrometres.
 BANDS = {"blue": (0.485, 0.07), "green": (0.56, 0.08), "red": (0.66, 0.06), "nir": (0.83, 0.13)}
@@ -235,26 +237,8 @@ def land_cover(rng: np.random.Generator, size: Size, style: str) -> Array:
 
 def respond(cube: Array) -> Array:
     """Blue, green, red and near infrared (H, W, 4) of the cube, by Gaussian spectral responses."""
-    centre = np.array([band[0] for band in BANDS.values()])
-    sigma = np.array([band[1] for band in BANDS.values()]) / 2.3548
-    response = np.exp(-0.5 * ((WAVELENGTHS[:, None] - centre) / sigma) ** 2)
-    return cube @ (response / response.sum(axis=0))
-
-
-def degrade(image: Array, ratio: int = RATIO, gain: float = MTF) -> Array:
-    """Wald's protocol: (H, W, C) -> (H / ratio, W / ratio, C).
-
-    A Gaussian whose modulation transfer is `gain` at the coarse Nyquist frequency 1 / (2 ratio), that is
-    sigma = (ratio / pi) sqrt(-2 ln gain), sampled at the centres of the coarse pixels, between fine ones.
-    """
-    sigma = ratio / np.pi * np.sqrt(-2 * np.log(gain))
-
-    def rows(length: int) -> Array:
-        centres = ratio * np.arange(length // ratio)[:, None] + (ratio - 1) / 2
-        weights = np.exp(-0.5 * ((np.arange(length)[None, :] - centres) / sigma) ** 2)
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-    return np.einsum("ih,hwc,jw->ijc", rows(image.shape[0]), image, rows(image.shape[1]), optimize=True)
+    centres, widths = zip(*BANDS.values(), strict=True)
+    return cube @ protocols.spectral_response(WAVELENGTHS, centres, widths).T
 
 
 def _caption(style: str) -> str:
@@ -267,21 +251,27 @@ def _caption(style: str) -> str:
 
 
 def pansharpening(rng: np.random.Generator, index: int, size: Size = (128, 128)) -> Views:
-    """Sources `pan` (H, W) and `ms` (H/4, W/4, 4), target (H, W, 4): reflectance times 1.6."""
+    """Sources `pan` (H, W) and `ms` (H/4, W/4, 4), target (H, W, 4): reflectance times 1.6.
+
+    `ms` is the target by Wald's protocol with QuickBird's filters, plus noise.
+    """
     style = STYLES[index % len(STYLES)]
     target = np.clip(1.6 * respond(land_cover(rng, size, style)), 0, 1)
     pan = target @ PAN_MIX + 0.002 * rng.standard_normal(size)
-    coarse = degrade(target)
+    coarse = np.moveaxis(protocols.wald(np.moveaxis(target, -1, 0), GAINS[SENSOR], RATIO), 0, -1)
     coarse = coarse + 0.0015 * rng.standard_normal(coarse.shape)
     return Views({"pan": pan.clip(0, 1), "ms": coarse.clip(0, 1)}, _caption(style), target)
 
 
 def hyper_multispectral(rng: np.random.Generator, index: int, size: Size = (128, 128)) -> Views:
-    """Sources `ms` (H, W, 4) and `hs` (H/4, W/4, 16), target the cube (H, W, 16)."""
+    """Sources `ms` (H, W, 4) and `hs` (H/4, W/4, 16), target the cube (H, W, 16).
+
+    `hs` is the target through a Gaussian as wide as a coarse pixel, plus noise.
+    """
     style = STYLES[(index + 1) % len(STYLES)]
     target = np.clip(1.6 * land_cover(rng, size, style), 0, 1)
     fine = respond(target)
     fine = fine + 0.002 * rng.standard_normal(fine.shape)
-    coarse = degrade(target)
+    coarse = np.moveaxis(protocols.gaussian(np.moveaxis(target, -1, 0), RATIO), 0, -1)
     coarse = coarse + 0.0015 * rng.standard_normal(coarse.shape)
     return Views({"ms": fine.clip(0, 1), "hs": coarse.clip(0, 1)}, _caption(style), target)

@@ -25,7 +25,7 @@ from pipeline.config import (
     update_dataset,
 )
 from pipeline.errors import InputError
-from pipeline.images import read_image
+from pipeline.images import image_facts
 from pipeline.imported import write_imported
 from pipeline.manifest import Sample, content_hash, file_of, write_manifest
 from pipeline.store import Caption, Record, Text
@@ -206,7 +206,7 @@ def import_masks(config: PipelineConfig, dataset: str, folder: Path, prompt: Seq
     found, unused = SampleNames(samples, str(folder)).match(maps)
     for sample in samples:
         if sample.id in found:
-            _check_label_map(maps[found[sample.id]], read_image(sample.sources[0].path, sample.bits).size)
+            _check_label_map(maps[found[sample.id]], image_facts(sample.sources[0].path, sample.bits).size)
     named = [
         dataclasses.replace(sample, mask=maps[found[sample.id]]) if sample.id in found else sample
         for sample in samples

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,10 +13,11 @@ from scipy import ndimage
 from pipeline import demo
 from pipeline.demo import CHECKSUMS, PARTS, generate, is_current, listing
 from pipeline.demo_canvas import Canvas, capsule, clouds, ellipse, polygon, rectangle
-from pipeline.demo_remote import MTF, RATIO, degrade
+from pipeline.demo_remote import RATIO
 from pipeline.errors import InputError
 from pipeline.images import read_image, read_sources
 from pipeline.manifest import Sample, write_manifest
+from pipeline.protocols import gaussian, wald
 
 MANIFEST = Path(__file__).parents[1] / "data_manifests" / "demo.csv"
 SIZES = {
@@ -117,7 +119,14 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_samples_do_not_depend_on_each_other(root: Path, tmp_path: Path) -> None:
     generate(tmp_path / "few")
     whole, part = checksums(root), checksums(tmp_path / "few")
-    assert all(whole[name] == digest for name, digest in part.items() if name != "truth/captions.json")
+    alone = {name: digest for name, digest in part.items() if not name.endswith((".h5", "captions.json"))}
+    assert len(alone) > 8
+    assert all(whole[name] == digest for name, digest in alone.items())
+    for task in ("pansharpening", "hyper_multispectral"):  # one file holds all samples of a split
+        for few, many in zip(
+            pixels(of_task(tmp_path / "few", task)[0]), pixels(of_task(root, task)[0]), strict=True
+        ):
+            np.testing.assert_array_equal(few, many)
 
 
 @pytest.mark.usefixtures("few")
@@ -258,7 +267,10 @@ def test_degraded_target_is_the_coarse_source(root: Path, task: str) -> None:
         fine, coarse = pixels(sample)
         ideal = target(sample)
         assert ideal.shape[1:] == fine.shape[1:]
-        expected = np.moveaxis(degrade(np.moveaxis(ideal, 0, -1)), -1, 0)
+        if task == "pansharpening":
+            expected = wald(ideal, (0.34, 0.32, 0.30, 0.22), RATIO)  # QuickBird
+        else:
+            expected = gaussian(ideal, RATIO)
         assert np.sqrt(np.mean((expected - coarse) ** 2)) < 0.002
         # The fine source is a mix of the ideal bands, up to its noise.
         bands = ideal.reshape(len(ideal), -1).T
@@ -267,17 +279,23 @@ def test_degraded_target_is_the_coarse_source(root: Path, task: str) -> None:
             assert np.sqrt(np.mean((bands @ mix - band) ** 2)) < 0.006, sample.id
 
 
-def test_degradation_has_the_stated_transfer_function() -> None:
-    size = 128
-    x = np.arange(size)[None, :, None]
-    for period in (8 * RATIO, 4 * RATIO, 2.5 * RATIO):
-        wave = np.broadcast_to(np.cos(2 * np.pi * (x - 61.5) / period), (size, size, 1))
-        # A Gaussian low-pass: the gain falls with the square of the frequency in the exponent.
-        gain = MTF ** ((2 * RATIO / period) ** 2)
-        centres = RATIO * np.arange(size // RATIO) + (RATIO - 1) / 2
-        expected = gain * np.cos(2 * np.pi * (centres - 61.5) / period)
-        inner = slice(4, -4)
-        np.testing.assert_allclose(degrade(wave)[5, inner, 0], expected[inner], atol=2e-3)
+def test_sharpening_files_have_the_published_layouts(root: Path) -> None:
+    """PanCollection's and Chikusei's, so that the demo goes through the readers of real data."""
+    with h5py.File(root / "pansharpening" / "train_qb.h5") as file:
+        assert {name: file[name].shape for name in file} == {
+            "gt": (8, 4, 128, 128),
+            "lms": (8, 4, 128, 128),
+            "ms": (8, 4, 32, 32),
+            "pan": (8, 1, 128, 128),
+        }
+        assert file["gt"][:].max() <= 2047
+        np.testing.assert_allclose(file["lms"][3, :, 2::4, 2::4], file["ms"][3], atol=1)
+    with h5py.File(root / "hyper_multispectral" / "test_land.h5") as file:
+        assert {name: file[name].shape for name in file} == {
+            "GT": (4, 16, 128, 128),
+            "LRHSI": (4, 16, 32, 32),
+            "RGB": (4, 4, 128, 128),
+        }
 
 
 def test_skull_shows_in_ct_and_not_in_mri(root: Path) -> None:
