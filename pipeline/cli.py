@@ -192,7 +192,8 @@ def inspect(
         else:
             path = out or Path(f"{dataset}.html")
             shown, lacking = write_gallery(load_pipeline(), dataset, path, samples, split)
-            typer.echo(f"{shown} samples, {len(lacking)} of them incomplete: the page says why")
+            rest = f", {len(lacking)} of them incomplete: the page says why" if lacking else ""
+            typer.echo(f"{shown} samples{rest}")
     typer.echo(str(path))
     if lacking:
         raise typer.Exit(1)

@@ -86,7 +86,7 @@ def import_(
         if coco_merged:
             done.append(coco_import.import_coco(config, dataset, coco_merged, merged=True))
     for one in done:
-        rest = f", {one.unused} entries are of no sample" if one.unused else ""
+        rest = f", {one.unused} entries of the file not used" if one.unused else ""
         typer.echo(f"{one.what}: {one.done} samples imported{rest}")
         if one.missing:
             _lacking(f"without {one.what}", one.missing, "import again with them to fill these too")
