@@ -216,10 +216,10 @@ def test_ctrl_c_stops_soon_and_the_next_run_finishes(tmp_path: Path, whole: dict
 
 
 def test_a_second_run_is_refused(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    first = start(tmp_path, 0.3)
+    first = start(tmp_path, 6)  # holds its first store for half a minute, however slow the second is to start
     wait_for_stores(tmp_path, first)
     second = start(tmp_path, 0)
-    output, _ = second.communicate(timeout=30)
+    output, _ = second.communicate(timeout=120)
     assert second.returncode == 2, output
     assert output.startswith("error: guidance/mini/captions.zarr: another run is writing this store")
     first.kill()
