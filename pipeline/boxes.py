@@ -17,7 +17,8 @@ from pipeline.store import Instances, SampleInstances
 class Detector(Protocol):
     """Finds objects. `identity` as in `captions.Captioner`."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def __call__(self, samples: Sequence[SampleImages], prompt: Sequence[str]) -> list[tuple[Instances, ...]]:
         """Per sample and source the objects named in the prompt, or whatever stands out when it is empty."""
@@ -25,9 +26,15 @@ class Detector(Protocol):
 
 
 def backend(config: BoxesConfig) -> Detector:
-    """The detector that params.yaml asks for. Raises InputError when this version lacks it."""
-    if config.backend != "classical":
-        raise runner.unavailable("boxes", config.backend)
+    """The detector that params.yaml asks for."""
+    if config.backend == "groundingdino":
+        from pipeline.groundingdino_boxes import GroundingDinoDetector
+
+        return GroundingDinoDetector(config)
+    if config.backend == "transformers":
+        from pipeline.transformers_boxes import TransformersDetector
+
+        return TransformersDetector(config)
     from pipeline.classical_objects import ClassicalDetector
 
     return ClassicalDetector(config.threshold, config.max_boxes)
@@ -74,4 +81,9 @@ def _finder(
         )
     detector = backend(config.boxes)
     prompt = data.prompt if data.masks == "prompt" else ()
+    if not prompt and config.boxes.checkpoints:  # a Grounding DINO has to be told what to look for
+        from pipeline.florence2_captions import Florence2Words
+        from pipeline.grounding import AutomaticPrompt
+
+        detector = AutomaticPrompt(detector, Florence2Words(config.boxes.words))
     return lambda images: detector(images, prompt), detector.identity

@@ -18,7 +18,8 @@ class Captioner(Protocol):
     Constructing one is cheap; a model is loaded at the first call.
     """
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def __call__(self, samples: Sequence[SampleImages]) -> list[str]:
         """One caption per sample; the samples have equal sizes."""
@@ -26,9 +27,11 @@ class Captioner(Protocol):
 
 
 def backend(config: CaptionsConfig) -> Captioner:
-    """The captioner that params.yaml asks for. Raises InputError when this version lacks it."""
-    if config.backend != "classical":
-        raise runner.unavailable("captions", config.backend)
+    """The captioner that params.yaml asks for."""
+    if config.backend == "florence2":
+        from pipeline.florence2_captions import Florence2Captioner
+
+        return Florence2Captioner(config)
     from pipeline.classical_captions import ClassicalCaptioner
 
     return ClassicalCaptioner()

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,14 @@ weights_app = typer.Typer(help="Checkpoints of the foundation models.", no_args_
 app.add_typer(weights_app, name="weights")
 app.add_typer(exchange_cli.app)
 
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Where foundation models run: auto, cpu, cuda, cuda:1, … [default: auto]"),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the checkpoints. [default: $RWKVFUSION_WEIGHTS or the user's cache]"),
+]
 DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
 
 
@@ -101,9 +110,10 @@ def manifest(
 
 
 @app.command()
-def captions(dataset: DatasetOption) -> None:
+def captions(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
     """Write one caption per sample."""
     with exit_on_error():
+        _use(device, weights)
         from pipeline.captions import run as run_captions
         from pipeline.config import load_pipeline
 
@@ -111,9 +121,10 @@ def captions(dataset: DatasetOption) -> None:
 
 
 @app.command()
-def texts(dataset: DatasetOption) -> None:
+def texts(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
     """Encode the captions as text features."""
     with exit_on_error():
+        _use(device, weights)
         from pipeline.config import load_pipeline
         from pipeline.texts import run as run_texts
 
@@ -121,9 +132,10 @@ def texts(dataset: DatasetOption) -> None:
 
 
 @app.command()
-def boxes(dataset: DatasetOption) -> None:
+def boxes(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
     """Detect objects in every source."""
     with exit_on_error():
+        _use(device, weights)
         from pipeline.boxes import run as run_boxes
         from pipeline.config import load_pipeline
 
@@ -131,9 +143,10 @@ def boxes(dataset: DatasetOption) -> None:
 
 
 @app.command()
-def masks(dataset: DatasetOption) -> None:
+def masks(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
     """Segment the detected objects in every source."""
     with exit_on_error():
+        _use(device, weights)
         from pipeline.config import load_pipeline
         from pipeline.masks import run as run_masks
 
@@ -151,13 +164,18 @@ def merge(dataset: DatasetOption) -> None:
 
 
 @app.command()
-def guidance(dataset: DatasetOption) -> None:
+def guidance(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
     """Run captions, texts, boxes, masks and merge; each skips what is current."""
     with exit_on_error():
+        _use(device, weights)
         from pipeline.config import load_pipeline
         from pipeline.guidance import run_guidance
+        from pipeline.weights import locate
 
-        summaries = run_guidance(load_pipeline(), dataset)
+        config = load_pipeline()
+        for name in config.checkpoints(dataset):
+            locate(name)  # before hours of work end at a later stage
+        summaries = run_guidance(config, dataset)
     _finish(summaries)
 
 
@@ -197,6 +215,22 @@ def inspect(
     typer.echo(str(path))
     if lacking:
         raise typer.Exit(1)
+
+
+def _use(device: str | None, weights: Path | None) -> None:
+    """Tell the models where to run and where their files are, here and in the processes that this one starts.
+
+    Neither can change a result, so neither stands in params.yaml; both may stand in the environment.
+    """
+    if device is not None:
+        os.environ["RWKVFUSION_DEVICE"] = device
+        from pipeline.resident import chosen_device
+
+        chosen_device()
+    if weights is not None:
+        if not weights.is_dir():
+            raise InputError(f"--weights {weights}: no such folder")
+        os.environ["RWKVFUSION_WEIGHTS"] = str(weights.resolve())
 
 
 Names = Annotated[

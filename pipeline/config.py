@@ -147,13 +147,16 @@ class PipelineConfig:
         """Return one data set's section. Raises InputError with the nearest name."""
         return find_dataset(self.datasets, name)
 
-    def checkpoints(self) -> list[str]:
-        """Names of all foundation checkpoints that the stages need, in their order."""
-        automatic = any(data.masks == "auto" for data in self.datasets.values())
-        words = (self.boxes.words,) if automatic and self.boxes.checkpoints else ()
-        sections = (self.captions, self.texts, self.boxes, self.masks)
-        found = [name for section in sections for name in section.checkpoints]
-        return list(dict.fromkeys([*found, *words]))
+    def checkpoints(self, dataset: str | None = None) -> list[str]:
+        """Names of the foundation checkpoints that a data set, or any, needs, in the order of stages."""
+        chosen = self.datasets.values() if dataset is None else (self.dataset(dataset),)
+        sources = {data.masks for data in chosen}
+        names = [*self.captions.checkpoints, *self.texts.checkpoints]
+        if sources & {"prompt", "auto"}:
+            names += [*self.boxes.checkpoints, *self.masks.checkpoints]
+        if "auto" in sources and self.boxes.checkpoints:
+            names.append(self.boxes.words)
+        return list(dict.fromkeys(names))
 
 
 def find_dataset(datasets: Mapping[str, DatasetConfig], name: str) -> DatasetConfig:

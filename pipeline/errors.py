@@ -12,6 +12,10 @@ class InputError(ValueError):
     """A mistake in the user's input: one line that names the file or sample, what is wrong and what to do."""
 
 
+class SetupError(InputError):
+    """A mistake that lies in no sample, such as a damaged checkpoint: it ends the run at once."""
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn expected failures into a line on stderr and an exit code; anything else is a bug and keeps its

@@ -18,7 +18,8 @@ Found = list[tuple[Instances, ...]]
 class Segmenter(Protocol):
     """Fills boxes with masks. `identity` as in `captions.Captioner`."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def __call__(self, samples: Sequence[SampleImages], boxes: Sequence[tuple[Instances, ...]]) -> Found:
         """Per sample and source the same instances in the same order, with mask and predicted IoU."""
@@ -26,9 +27,11 @@ class Segmenter(Protocol):
 
 
 def backend(config: MasksConfig) -> Segmenter:
-    """The segmenter that params.yaml asks for. Raises InputError when this version lacks it."""
-    if config.backend != "classical":
-        raise runner.unavailable("masks", config.backend)
+    """The segmenter that params.yaml asks for."""
+    if config.backend == "sam":
+        from pipeline.sam_masks import SamSegmenter
+
+        return SamSegmenter(config)
     from pipeline.classical_masks import ClassicalSegmenter
 
     return ClassicalSegmenter()

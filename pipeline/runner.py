@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.config import guidance_dir
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SetupError
 from pipeline.images import SampleImages, read_sample, write_atomically
 from pipeline.imported import as_imported
 from pipeline.manifest import Sample, content_hash
@@ -95,14 +95,6 @@ class Summary:
 def store_kind(stage: str) -> str:
     """Kind of the store that a stage writes."""
     return "merged" if stage == "merge" else stage
-
-
-def unavailable(section: str, backend: str) -> InputError:
-    """The error for a backend that this version does not have."""
-    return InputError(
-        f"params.yaml: {section}.backend '{backend}' is not available in this version; "
-        f"set {section}.backend: classical"
-    )
 
 
 def run(stage: Stage, *, batch: int = BATCH, workers: int | None = None) -> Summary:
@@ -242,6 +234,8 @@ def _compute(stage: Stage, group: Sequence[Inputs], errors: dict[str, str]) -> d
     """Records of a group; if it fails, of every sample alone, so that one bad sample costs only itself."""
     try:
         records = stage.compute(group)
+    except SetupError:
+        raise
     except ValueError as error:
         if len(group) > 1:
             return {key: value for one in group for key, value in _compute(stage, [one], errors).items()}

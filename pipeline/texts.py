@@ -16,7 +16,8 @@ from pipeline.store import Text
 class TextEncoder(Protocol):
     """Turns captions into features. `identity` as in `captions.Captioner`."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
         """One float32 (tokens, 512) array per caption, without padding."""
@@ -24,9 +25,11 @@ class TextEncoder(Protocol):
 
 
 def backend(config: TextsConfig) -> TextEncoder:
-    """The encoder that params.yaml asks for. Raises InputError when this version lacks it."""
-    if config.backend != "classical":
-        raise runner.unavailable("texts", config.backend)
+    """The encoder that params.yaml asks for."""
+    if config.backend == "t5":
+        from pipeline.t5_texts import T5TextEncoder
+
+        return T5TextEncoder(config)
     from pipeline.classical_texts import ClassicalTextEncoder
 
     return ClassicalTextEncoder(config.max_tokens)

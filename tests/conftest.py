@@ -38,6 +38,25 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random checkpoint of every foundation model."""
+    from tiny_checkpoints import make_all
+
+    return make_all(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def tiny_weights(tiny_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the foundation backends use the tiny checkpoints, on the CPU, at the size of a stamp."""
+    from pipeline import groundingdino_boxes
+
+    monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(tiny_checkpoints))
+    monkeypatch.setenv("RWKVFUSION_DEVICE", "cpu")
+    monkeypatch.setattr(groundingdino_boxes, "SHORT_SIDE", 64)
+    return tiny_checkpoints
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A scratch copy of the project in which commands may be run and files changed."""

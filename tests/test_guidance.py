@@ -144,14 +144,22 @@ def test_label_maps_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("section", "backend"),
-    [("captions", "florence2"), ("texts", "t5"), ("boxes", "groundingdino"), ("masks", "sam")],
+    ("section", "backend", "checkpoint"),
+    [
+        ("captions", "florence2", "florence2-base"),
+        ("texts", "t5", "t5-small"),
+        ("boxes", "groundingdino", "groundingdino-swint"),
+        ("masks", "sam", "sam-vit-b"),
+    ],
 )
-def test_backends_of_later_versions_are_refused_by_name(tmp_path: Path, section: str, backend: str) -> None:
+def test_backends_without_their_checkpoint_say_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, backend: str, checkpoint: str
+) -> None:
+    monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(tmp_path / "weights"))
     fake_backends.make_dataset(tmp_path, [(24, 32)])
-    config = fake_backends.config()
+    config = fake_backends.config(masks="prompt", prompt=("person",))
     config = PipelineConfig(datasets=config.datasets, **{section: {"backend": backend}})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"'{backend}' is not available.*set {section}.backend: classical"):
+    with pytest.raises(InputError, match=f"run `python -m pipeline weights fetch {checkpoint}`"):
         STAGES[section](config, "mini")
 
 

@@ -1,0 +1,77 @@
+"""Where foundation models run, in which precision, and that each is loaded once per process and device."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from pipeline.errors import SetupError
+from pipeline.weights import locate
+
+DEVICE_VARIABLE = "RWKVFUSION_DEVICE"
+
+UNUSABLE = (OSError, RuntimeError, LookupError, ValueError, EOFError, UnpicklingError, SafetensorError)
+"""What libraries raise for files that are damaged or another model's."""
+
+T = TypeVar("T")
+_loaded: dict[tuple[Any, Path, str], Any] = {}
+_lock = threading.Lock()
+
+
+def chosen_device() -> torch.device:
+    """The device named by `$RWKVFUSION_DEVICE`: auto (a GPU if there is one), cpu, cuda, cuda:1, …
+
+    Raises SetupError when there is no such device.
+    """
+    name = os.environ.get(DEVICE_VARIABLE) or "auto"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SetupError(f"--device '{name}': no such device; choose auto, cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SetupError(
+            f"--device '{name}': there are {torch.cuda.device_count()} CUDA devices here; choose auto or cpu"
+        )
+    return device
+
+
+def resident(load: Callable[[Path], T], checkpoint: str) -> T:
+    """What ``load`` makes of a checkpoint's folder, from memory after the first call on this device.
+
+    ``load`` returns a network, or an object whose ``model`` is one; it is moved to the chosen device and set
+    to evaluation. Raises SetupError when files are missing or do not hold the architecture.
+    """
+    folder, device = locate(checkpoint), chosen_device()
+    key = (load, folder, str(device))
+    with _lock:
+        if key not in _loaded:
+            try:
+                made = load(folder)
+            except UNUSABLE as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise SetupError(
+                    f"{folder}: cannot be loaded as {checkpoint} ({reason}); run "
+                    f"`python -m pipeline weights verify {checkpoint}`"
+                ) from error
+            getattr(made, "model", made).to(device).eval().requires_grad_(False)
+            _loaded[key] = made
+        return _loaded[key]
+
+
+@contextmanager
+def inference(device: torch.device, *, full: bool = False) -> Iterator[None]:
+    """No gradients; on a GPU matrix products in bfloat16 (float16 where it lacks it), unless ``full``."""
+    half = device.type == "cuda" and not full
+    dtype = torch.bfloat16 if not half or torch.cuda.is_bf16_supported() else torch.float16
+    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=half):
+        yield
