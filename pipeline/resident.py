@@ -36,8 +36,10 @@ def chosen_device() -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise SetupError(f"--device '{name}': no such device; choose auto, cpu or cuda") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise SetupError(f"--device '{name}': no such device; choose auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SetupError(
             f"--device '{name}': there are {torch.cuda.device_count()} CUDA devices here; choose auto or cpu"
@@ -63,7 +65,8 @@ def resident(load: Callable[[Path], T], checkpoint: str) -> T:
                     f"{folder}: cannot be loaded as {checkpoint} ({reason}); run "
                     f"`python -m pipeline weights verify {checkpoint}`"
                 ) from error
-            getattr(made, "model", made).to(device).eval().requires_grad_(False)
+            network: Any = getattr(made, "model", made)
+            network.to(device).eval().requires_grad_(False)
             _loaded[key] = made
         return _loaded[key]
 

@@ -294,7 +294,8 @@ def test_documented_command_exists(line: str) -> None:
     elif words[0] in {"pipeline", "model"}:
         if words[1:] == ["--help"]:
             return
-        name = " ".join(words[:2])
+        in_a_group = " ".join(words[:3]) in commands()
+        name = " ".join(words[: 3 if in_a_group else 2])
         assert name in commands(), f"there is no such command; there are {sorted(commands())}"
         options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)} - {"--help"}
         assert options <= set(commands()[name])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from segment_anything import SamPredictor
+from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.build_sam import _build_sam
 from tiny_checkpoints import make_samples
 
@@ -59,6 +59,17 @@ def test_the_size_is_read_from_the_parameters() -> None:
     windows = [block.window_size for block in sam.image_encoder.blocks]
     assert windows == [0, 14, 0]
     assert {block.attn.num_heads for block in sam.image_encoder.blocks} == {3}
+
+
+@pytest.mark.parametrize("kind", ["vit_b", "vit_l", "vit_h"])
+def test_published_sizes_are_recognised(kind: str) -> None:
+    """Without memory for the parameters: their shapes say everything."""
+    with torch.device("meta"):
+        published = sam_model_registry[kind]()
+        ours = build(published.state_dict())
+    for one, other in zip(published.image_encoder.blocks, ours.image_encoder.blocks, strict=True):
+        assert one.window_size == other.window_size
+        assert one.attn.num_heads == other.attn.num_heads
 
 
 @pytest.mark.parametrize("content", ["parameters of another model", "code", "half of the file", "one lacks"])
