@@ -102,7 +102,7 @@ class Experiment:
 
     def command(self) -> list[str]:
         """`dvc exp run --queue` of this row."""
-        words = ["dvc", "exp", "run", "--queue", "--force", "--name", self.name]
+        words = ["dvc", "exp", "run", "--queue", "--name", self.name]
         for name, value in self.settings.items():
             words += ["--set-param", f"{name}={value}"]
         return [*words, f"ablation@{self.task}"]

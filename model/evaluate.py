@@ -22,7 +22,7 @@ from model.inference import load_model, load_weights
 from model.measure import read_fused
 from model.memory import Memory
 from model.methods import Fuser, Fusion
-from model.results import GUIDED, INDEX, UNGUIDED, Evaluation, read_results, write_results
+from model.results import GUIDED, UNGUIDED, Evaluation, read_results, write_results
 from model.run import trained_on
 from model.scoring import OPTIONS, Options, few, score_all
 from model.tables import say, write_tables
@@ -126,9 +126,10 @@ def _add_effects(found: Evaluation) -> None:
 
 def _with_other_tasks(found: Evaluation, folder: Path, samples: set[str]) -> Evaluation:
     """The evaluation together with what the folder holds of the data set's other tasks."""
-    if not (folder / INDEX).is_file():
+    try:
+        before = read_results(folder)
+    except InputError:  # nothing there, or no longer whole: this evaluation replaces it
         return found
-    before = read_results(folder)
     if before.dataset != found.dataset or before.profile != found.profile:
         return found
     done = {case.sample.task for case in found.cases} | {row.task for row in found.rows}

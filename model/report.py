@@ -233,7 +233,11 @@ def _verdict(ranking: Ranking, evaluation: Evaluation, evaluated: Sequence[str])
         if len(means) == 1:
             return ""
         value = ranking.mean_rank[ranking.leader]
-        return "" if math.isnan(value) else f"{ranking.leader} leads with a mean rank of {value:.2f}."
+        return (
+            ""
+            if math.isnan(value)
+            else f"{LABELS.get(ranking.leader, ranking.leader)} leads with a mean rank of {value:.2f}."
+        )
     rules = {name: values for name, values in means.items() if name not in (GUIDED, UNGUIDED)}
     won = [name for name in ranking.metrics if GUIDED in best({GUIDED: means[GUIDED], **rules}, name)]
     effect = mean([evaluation.effects.get(sample, math.nan) for sample in evaluated])

@@ -177,15 +177,15 @@ def prepare(config: Config) -> Run:
     stores = {"texts": guidance.texts, "merged masks": guidance.masks}
     facts |= {f"store of {name}": store.fingerprint for name, store in stores.items() if store is not None}
     facts |= {
-        f"sample {sample.id}": _content(sample, content[sample.id]) for sample in [*training, *held_out]
+        f"sample {sample.id}": content_fact(sample, content[sample.id]) for sample in [*training, *held_out]
     }
     facts["code"] = _code_hash()
     return Run(config, model, dataset, joined(held_out, train=False) if held_out else None, facts)
 
 
-def _content(sample: Sample, sources: str) -> str:
-    """Split and hash of the sample's sources and target."""
-    digest = hashlib.sha256(sources.encode())
+def content_fact(sample: Sample, sources: str | None = None) -> str:
+    """Split and hash of the sample's sources (or their hash, where it is known) and target."""
+    digest = hashlib.sha256((sources or content_hash(sample)).encode())
     if sample.target is not None:
         digest.update(content_hash(dataclasses.replace(sample, sources=(), mask=sample.target)).encode())
     return f"{sample.split} {digest.hexdigest()[:16]}"
@@ -195,7 +195,7 @@ def trained_on(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str
     """Ids of the samples, by content, that the weights of a record were trained on."""
     facts = [str(value) for name, value in record.get("facts", {}).items() if name.startswith("sample ")]
     training = {fact.partition(" ")[2] for fact in facts if fact.startswith("train ")}
-    return [s.id for s in samples if training and _content(s, content_hash(s)).partition(" ")[2] in training]
+    return [s.id for s in samples if training and content_fact(s).partition(" ")[2] in training]
 
 
 def _code_hash() -> str:

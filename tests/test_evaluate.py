@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tiny_project import make_project, make_weights
 
 from model.evaluate import evaluate
 from model.methods import fused_path
 from model.metrics import fusion_metrics
 from model.results import Case, Evaluation, Row, best, means, read_results, write_results
+from model.run import content_fact
 from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import enlarge, luminance, read_image, write_image
@@ -64,6 +67,12 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 HERE = Options(workers=0)
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
 FUSERS = {"multi_focus": first_source, "pansharpening": the_target}
 
 
@@ -153,6 +162,35 @@ def test_a_sample_that_cannot_be_read_is_named_and_the_rest_goes_on(tiny: Path) 
     assert {row.sample for row in found.rows} == {"a"}
     assert [failure[1] for failure in found.failures] == ["b"]
     assert "b_far.png" in terminal.getvalue()
+
+
+def test_given_weights_are_used_once_and_what_they_saw_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = make_project(tmp_path, guidance=False)
+    weights = make_weights(tmp_path / "mine.safetensors", "visible_infrared")
+    record = json.loads(weights.with_suffix(".json").read_text())
+    seen = next(sample for sample in samples if sample.id == "vi6")
+    record["facts"] = {"sample other_name": content_fact(dataclasses.replace(seen, split="train"))}
+    weights.with_suffix(".json").write_text(json.dumps(record))
+    found = evaluate("tiny", weights=str(weights), out=Path("out"), console=quiet(), options=HERE)
+    assert found.tasks == ["visible_infrared"]
+    assert len(found.rows) == 2 * 5
+    assert any("trained on 1 of the 2 samples (vi6)" in text for text in found.warnings)
+    assert not Path("reports").exists()
+
+    def refused(*_: object, **__: object) -> np.ndarray:
+        raise AssertionError("was fused already")
+
+    monkeypatch.setattr("model.methods.fuse", refused)
+    again = evaluate("tiny", weights=str(weights), out=Path("out"), console=quiet(), options=HERE)
+    assert again.rows == found.rows
+    Path("out/fused/rwkvfusion/vi7.png").unlink()
+    with pytest.raises(AssertionError, match="was fused already"):
+        evaluate("tiny", weights=str(weights), out=Path("out"), console=quiet(), options=HERE)
+    with pytest.raises(InputError, match="weights for visible_infrared, not for pansharpening"):
+        evaluate("tiny", ["pansharpening"], weights=str(weights), console=quiet())
 
 
 def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
