@@ -130,6 +130,9 @@ def evaluate(
         Path | None,
         typer.Option("--out", "-o", help="Folder to write to. (default: reports/<dataset>)"),
     ] = None,
+    sensor: Annotated[
+        str, typer.Option(help="Whose optics sharpening without a target assumes: QB, IKONOS, WV2, WV3 …")
+    ] = "",
     profile: Annotated[Profile, typer.Option(help="Definitions of the metrics.")] = Profile.reference,
     metrics: Annotated[str | None, typer.Option(help="Only these, as MI,Qabf,SSIM. (default: all)")] = None,
     workers: Annotated[
@@ -151,10 +154,10 @@ def evaluate(
             _downstream(downstream.value, fused, network, labels, out)
         return
     with exit_on_error():
-        from model.scoring import Options
+        from model.measure import Options
 
         chosen = None if metrics is None else tuple(name.strip() for name in metrics.split(","))
-        options = Options(profile.value, chosen, workers)
+        options = Options(profile.value, chosen, workers, sensor)
         if fused:
             from model.folders import evaluate_folders
             from model.matching import parse_fused

@@ -19,12 +19,12 @@ from model.config import load_config, report_dir
 from model.data import open_guidance
 from model.inference import Fuser as Network
 from model.inference import load_model, load_weights
-from model.measure import read_fused
+from model.measure import OPTIONS, Options, read_fused
 from model.memory import Memory
 from model.methods import Fuser, Fusion
 from model.results import GUIDED, UNGUIDED, Evaluation, read_results, write_results
 from model.run import trained_on
-from model.scoring import OPTIONS, Options, few, score_all
+from model.scoring import few, score_all
 from model.tables import say, write_tables
 from pipeline.errors import InputError
 from pipeline.manifest import TASKS, Sample

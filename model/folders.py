@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from model.matching import match_fused, match_samples
+from model.measure import OPTIONS, Options
 from model.results import Case, Evaluation, write_results
-from model.scoring import OPTIONS, Options, few, score_all
+from model.scoring import few, score_all
 from model.tables import say, write_tables
 from pipeline.errors import InputError
 from pipeline.manifest import TASKS, nearest

@@ -11,12 +11,38 @@ from numpy.typing import NDArray
 
 from model.metrics import PROFILE, Profile, target_metrics
 from model.metrics import profile as find_profile
+from model.metrics.full_resolution import full_resolution_metrics
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, quantise, read_image, read_sources
-from pipeline.manifest import SHARPENING_TASKS, Sample
+from pipeline.manifest import SHARPENING_TASKS, Sample, nearest
 
 Wanted = Callable[[str], bool]
 """Whether a column is measured."""
+
+
+FULL_RESOLUTION = ("D_lambda_K", "D_s", "HQNR", "D_lambda", "QNR")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure: profile, metrics (None: all but slow ones), processes (None: one per core), sensor."""
+
+    profile: str = PROFILE
+    metrics: tuple[str, ...] | None = None
+    workers: int | None = None
+    sensor: str = ""
+
+    def check(self) -> None:
+        """Raise InputError for a profile or metric that does not exist."""
+        known = find_profile(self.profile)
+        names = [*known.sources, *known.fused, *known.slow, *known.target, *FULL_RESOLUTION]
+        names += ["target_PSNR", "target_SSIM"]
+        for name in self.metrics or ():
+            if name not in names:
+                raise InputError(f"unknown metric '{name}'.{nearest(name, names)}")
+
+
+OPTIONS = Options()
 
 
 @dataclass(frozen=True)
@@ -28,12 +54,15 @@ class Measured:
 
 
 def measure(
-    sample: Sample, fused: Path, profile: str = PROFILE, metrics: Sequence[str] | None = None
+    sample: Sample,
+    fused: Path,
+    options: Options = OPTIONS,
 ) -> Measured:
-    """Measure one fused image file of a sample; ``metrics`` None leaves out those that take seconds.
+    """Measure one fused image file of a sample.
 
     Fusion tasks: on what the profile takes, luminance (BT.601 of colour) or red, green and blue, as levels of
-    8 bits: deeper images are scaled to 0..255 and rounded, none is stretched. Sharpening: all bands on 0..1.
+    8 bits: deeper images are scaled to 0..255 and rounded, none is stretched. Sharpening: all bands on 0..1;
+    ``sensor`` is whose optics the metrics at full resolution assume (`model.metrics.sensors`).
     Raises InputError for files that cannot be read and sizes or bands that do not fit the sources.
     """
     images = read_sources(sample)
@@ -47,17 +76,18 @@ def measure(
     target = None if sample.target is None else read_image(sample.target, sample.bits).pixels
     if target is not None and target.shape[1:] != pixels.shape[1:]:
         raise InputError(f"{sample.target}: the target has another size than the fused image ({fused})")
-    chosen = find_profile(profile)
+    chosen = find_profile(options.profile)
 
     def wanted(name: str) -> bool:
-        return name not in chosen.slow if metrics is None else name in metrics
+        return name not in chosen.slow if options.metrics is None else name in options.metrics
 
     if _sharpened(sample, sources):
         if target is not None and target.shape != pixels.shape:
             raise InputError(
                 f"{fused}: has {pixels.shape[0]} bands, the target {target.shape[0]}; they must agree"
             )
-        values = _sharpening_values(chosen, sources, target, pixels, wanted)
+        levels = 1.0 if images[-1].bits > 16 else 2.0 ** images[-1].bits - 1
+        values = _sharpening_values(chosen, sources, target, pixels, levels, options.sensor, wanted)
     else:
         values = _fusion_values(chosen, sources, target, pixels, wanted)
     return Measured(values, looks_stretched(sources, pixels))
@@ -106,11 +136,13 @@ def _sharpening_values(
     sources: Sequence[FloatArray],
     target: FloatArray | None,
     fused: FloatArray,
+    levels: float,
+    sensor: str,
     wanted: Wanted,
 ) -> dict[str, float]:
-    """Empty without a target: nothing can be measured at full resolution yet."""
+    """Metrics to the target, or at full resolution without one: those need one panchromatic band."""
     if target is None:
-        return {}
+        return _full_resolution_values(sources, fused, levels, sensor, wanted)
     heights = [source.shape[1] for source in sources]
     ratio = max(heights) / min(heights)
     pair = target.astype(np.float64), fused.astype(np.float64)
@@ -119,6 +151,18 @@ def _sharpening_values(
         for name, metric in profile.target.items()
         if wanted(name)
     }
+
+
+def _full_resolution_values(
+    sources: Sequence[FloatArray], fused: FloatArray, levels: float, sensor: str, wanted: Wanted
+) -> dict[str, float]:
+    pan, bands = sources[0], sources[-1]
+    ratio = pan.shape[1] // bands.shape[1]
+    if len(sources) != 2 or len(pan) != 1 or len(bands) != len(fused) or ratio & (ratio - 1):
+        return {}
+    sharp, low, high = (pixels.astype(np.float64) for pixels in (pan, bands, fused))
+    found = full_resolution_metrics(sharp[0], low, high, sensor=sensor, ratio=ratio, levels=levels)
+    return {name: float(value) for name, value in found.items() if wanted(name)}
 
 
 def _fusion_values(
@@ -135,7 +179,7 @@ def _fusion_values(
     if len(planes) == 2:
         values = {
             name: float(metric(planes[0], planes[1], image))
-            for name, metric in profile.sources.items()
+            for name, metric in {**profile.sources, **profile.slow}.items()
             if wanted(name)
         }
     values |= {name: float(metric(image)) for name, metric in profile.fused.items() if wanted(name)}

@@ -105,7 +105,9 @@ def rank(rows: Sequence[Row]) -> Ranking:
     for row in rows:
         for index, metric in enumerate(metrics):
             cube[methods.index(row.method), place[row.sample], index] = row.values.get(metric, math.nan)
-    ranks = np.stack([_ranks(cube[..., index], metric) for index, metric in enumerate(metrics)], axis=1)
+    ranks = np.full((len(methods), len(metrics)), np.nan)
+    for index, metric in enumerate(metrics):
+        ranks[:, index] = _ranks(cube[..., index], metric)
     complete = ~np.isnan(ranks).any(axis=0)
     mean_rank = {
         method: float(ranks[index, complete].mean()) if complete.any() else math.nan

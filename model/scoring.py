@@ -8,58 +8,32 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from model.measure import Measured, measure
+from model.measure import OPTIONS, Measured, Options, measure
 from model.memory import Memory, code_hash, file_hash, key_of
-from model.metrics import PROFILE
-from model.metrics import profile as find_profile
 from model.results import Case, Evaluation, Row
 from pipeline.errors import InputError
-from pipeline.manifest import content_hash, file_of, nearest
+from pipeline.manifest import content_hash, file_of
 
 MEASURED = "measured.jsonl"  # finished measurements
 NAMED = 5  # images that a warning names
 FEW = 8  # images that are measured sooner than other processes are started
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to measure: the profile, the metrics (None: all), the processes (None: one per core)."""
-
-    profile: str = PROFILE
-    metrics: tuple[str, ...] | None = None
-    workers: int | None = None
-
-    def check(self) -> None:
-        """Raise InputError for a profile or metric that does not exist."""
-        known = find_profile(self.profile)
-        names = [*known.sources, *known.fused, *known.target, "target_PSNR", "target_SSIM"]
-        for name in self.metrics or ():
-            if name not in names:
-                raise InputError(f"unknown metric '{name}'.{nearest(name, names)}")
-
-
-OPTIONS = Options()
-
-
 def score(
     cases: Sequence[Case],
-    *,
-    profile: str = PROFILE,
-    metrics: Sequence[str] | None = None,
+    options: Options = OPTIONS,
     memory: Path | None = None,
-    workers: int | None = None,
     console: Console | None = None,
 ) -> Iterator[tuple[Case, Measured | InputError]]:
     """Measure every case, in no fixed order; an image that cannot be measured gives its InputError.
 
-    ``metrics`` chooses by name. ``memory`` is a file of finished measurements: what it holds of unchanged
-    images is not measured again. ``workers`` is the number of processes (0: this one; None: one per core).
+    ``memory`` is a file of finished measurements: what it holds of unchanged images is not measured again.
     """
     remembered = Memory.at(memory)
     here = Path(__file__)
@@ -68,7 +42,7 @@ def score(
     finished: list[tuple[Case, Measured | InputError]] = []
     for case in cases:
         try:
-            key = _key(case, profile, metrics, code)
+            key = _key(case, options, code)
         except InputError as error:
             finished.append((case, error))
             continue
@@ -81,10 +55,10 @@ def score(
         done = sum(isinstance(found, Measured) for _, found in finished)
         console.print(f"{done} of {len(cases)} images were measured before")
     yield from finished
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("measuring", total=len(waiting))
-        for case, key, found in _run(waiting, profile, metrics, 0 if len(waiting) <= FEW else count):
+        for case, key, found in _run(waiting, options, 0 if len(waiting) <= FEW else count):
             if isinstance(found, Measured):
                 remembered.add(key, asdict(found))
             progress.advance(bar)
@@ -98,14 +72,7 @@ def score_all(found: Evaluation, folder: Path | None, options: Options, console:
     """
     memory = None if folder is None else folder / MEASURED
     results: dict[Case, Measured] = {}
-    for case, result in score(
-        found.cases,
-        profile=options.profile,
-        metrics=options.metrics,
-        memory=memory,
-        workers=options.workers,
-        console=console,
-    ):
+    for case, result in score(found.cases, options, memory, console):
         if isinstance(result, Measured):
             results[case] = result
         else:
@@ -133,18 +100,18 @@ def few(names: Sequence[str]) -> str:
 
 
 def _run(
-    waiting: Sequence[tuple[Case, str]], profile: str, metrics: Sequence[str] | None, workers: int
+    waiting: Sequence[tuple[Case, str]], options: Options, workers: int
 ) -> Iterator[tuple[Case, str, Measured | InputError]]:
     if workers == 0:
         for case, key in waiting:
-            yield case, key, _attempt(case, profile, metrics)
+            yield case, key, _attempt(case, options)
         return
     pool = ProcessPoolExecutor(
         min(workers, len(waiting)), multiprocessing.get_context("spawn"), initializer=_follow_parent
     )
     try:
         futures: dict[Future[Measured | InputError], tuple[Case, str]] = {
-            pool.submit(_attempt, case, profile, metrics): (case, key) for case, key in waiting
+            pool.submit(_attempt, case, options): (case, key) for case, key in waiting
         }
         for future in as_completed(futures):
             case, key = futures[future]
@@ -166,19 +133,19 @@ def _follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _attempt(case: Case, profile: str, metrics: Sequence[str] | None) -> Measured | InputError:
+def _attempt(case: Case, options: Options) -> Measured | InputError:
     try:
-        return measure(case.sample, case.fused, profile, metrics)
+        return measure(case.sample, case.fused, options)
     except InputError as error:
         return error
 
 
-def _key(case: Case, profile: str, metrics: Sequence[str] | None, code: str) -> str:
+def _key(case: Case, options: Options, code: str) -> str:
     """Hash of everything that decides the values: images, task, depth, profile, metrics and their code."""
     try:
         fused = file_hash(file_of(case.fused))
     except OSError as error:
         raise InputError(f"{case.fused}: cannot be read ({error.strerror})") from error
     sample = case.sample
-    chosen = ",".join(metrics or ["all"])
-    return key_of(content_hash(sample), sample.task, fused, case.fused.name, profile, chosen, code)
+    facts = [options.profile, options.sensor, *(options.metrics or ["all"])]
+    return key_of(content_hash(sample), sample.task, fused, case.fused.name, *facts, code)

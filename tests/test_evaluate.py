@@ -16,11 +16,11 @@ from rich.console import Console
 from tiny_project import make_project, make_weights
 
 from model.evaluate import evaluate
+from model.measure import Options
 from model.methods import fused_path
 from model.metrics import fusion_metrics
 from model.results import Case, Evaluation, Row, best, means, read_results, write_results
 from model.run import content_fact
-from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import enlarge, luminance, read_image, write_image
 from pipeline.manifest import Sample, Source, write_manifest

@@ -21,8 +21,8 @@ from rich.console import Console
 from model import scoring
 from model.folders import evaluate_folders
 from model.matching import match_fused, match_samples, pair, strip
+from model.measure import Options
 from model.metrics import fusion_metrics
-from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import read_image, write_image
 
@@ -210,6 +210,35 @@ def test_sharpening_with_a_target(tmp_path: Path) -> None:
     )
     assert found.tasks == ["pansharpening"]
     assert [row.values["ERGAS"] for row in found.rows] == [0, 0]
+
+
+def test_sharpening_without_a_target_is_measured_at_full_resolution(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder, shape in (("pan", (64, 64)), ("ms", (16, 16, 4)), ("fused", (64, 64, 4))):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "crop.npy", random.integers(100, 2000, shape).astype(np.uint16))
+    sources = [tmp_path / "pan", tmp_path / "ms"]
+
+    def measured(sensor: str) -> dict[str, float]:
+        options = Options(workers=0, sensor=sensor)
+        found = evaluate_folders(
+            {"m": tmp_path / "fused"}, sources, None, None, quiet(), bits=11, options=options
+        )
+        return found.rows[0].values
+
+    values = measured("IKONOS")
+    assert list(values) == ["D_lambda_K", "D_s", "HQNR", "D_lambda", "QNR"]
+    assert values["HQNR"] == pytest.approx((1 - values["D_lambda_K"]) * (1 - values["D_s"]))
+    assert measured("QB")["D_lambda_K"] != values["D_lambda_K"], "the sensor's optics count"
+
+
+def test_the_authors_profile_has_its_own_columns(folders: dict[str, Path]) -> None:
+    options = Options(profile="rwkvfusion", workers=0)
+    fused = {"one": folders["one"]}
+    sources = [folders["visible"], folders["infrared"]]
+    found = evaluate_folders(fused, sources, None, None, quiet(), options=options)
+    assert found.rows
+    assert all(name.startswith("rwkvfusion_") for row in found.rows for name in row.values)
 
 
 def test_the_command_says_what_it_did(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from rich.console import Console
 from model.charts import radar, spread
 from model.curves import chart, read_curves
 from model.folders import evaluate_folders
+from model.measure import Options
 from model.methods import fused_path
 from model.pictures import PALETTE, coloured, common_peak, difference, overlay
 from model.report import write_dataset_report, write_report
 from model.results import Case, Evaluation, Row, write_results
-from model.scoring import Options
 from pipeline.errors import InputError
 from pipeline.images import write_image
 from pipeline.manifest import Sample, Source, write_manifest
