@@ -134,12 +134,12 @@ def peak_bytes() -> int:
 
 def staged(workers: int | None) -> dict[str, object]:
     use_fakes()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     summaries = run_guidance(configuration(), "many", workers=workers)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, time.process_time() - used
     assert all(summary.computed == summary.samples for summary in summaries)
-    stages = {summary.stage: round(summary.seconds, 2) for summary in summaries}
-    return {"seconds": seconds, "peak": peak_bytes(), "stages": stages}
+    stages = {summary.stage: round(summary.busy, 2) for summary in summaries}
+    return {"seconds": seconds, "cpu": used, "peak": peak_bytes(), "stages": stages}
 
 
 def one_by_one() -> dict[str, object]:
@@ -148,7 +148,7 @@ def one_by_one() -> dict[str, object]:
     config = configuration()
     data = config.dataset("many")
     Path("loop").mkdir()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for sample in data.samples():
         images = read_sample(sample)
         words = caption([images])
@@ -156,7 +156,8 @@ def one_by_one() -> dict[str, object]:
         merged = merge(found[0], data.prompt, config.merge)
         masks = {f"mask_{i}": one.mask for i, one in enumerate(found[0])}
         np.savez_compressed(f"loop/{sample.id}.npz", text=encode(words)[0], merged=merged.mask, **masks)
-    return {"seconds": time.perf_counter() - started, "peak": peak_bytes()}
+    used = time.process_time() - used
+    return {"seconds": time.perf_counter() - started, "cpu": used, "peak": peak_bytes()}
 
 
 def in_own_process(folder: Path, what: str, number: int, workers: int | None) -> dict:
@@ -170,7 +171,8 @@ def in_own_process(folder: Path, what: str, number: int, workers: int | None) ->
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     result = json.loads(output.stdout.splitlines()[-1])
-    rate = f"{number / result['seconds']:.1f} samples/s, peak {result['peak'] / 2**20:.0f} MiB"
+    rate = f"{number / result['seconds']:.1f} samples/s, {1000 * result['cpu'] / number:.0f} ms CPU each"
+    rate += f", peak {result['peak'] / 2**20:.0f} MiB"
     print(f"{what}, {number} samples: {rate} {result.get('stages', '')}", flush=True)
     return result
 
@@ -201,6 +203,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "fake_samples_per_s": round(many / large["seconds"], 1),
         "fake_rss_ratio_2000_vs_200": round(large["peak"] / small["peak"], 3),
+        "fake_cpu_ms_per_sample": round(1000 * large["cpu"] / many, 1),
         "fake_peak_mib": round(large["peak"] / 2**20),
         "loop_samples_per_s": round(few / loop["seconds"], 1),
     }

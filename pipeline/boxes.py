@@ -40,10 +40,8 @@ def backend(config: BoxesConfig) -> Detector:
     return ClassicalDetector(config.threshold, config.max_boxes)
 
 
-def run(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
-) -> runner.Summary:
-    """Bring ``boxes.zarr`` up to date. Raises InputError (see `runner.run`)."""
+def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
+    """The stage on one data set. Raises InputError for a manifest or parameters that do not fit."""
     data = config.dataset(dataset)
     samples = data.samples()
     find, identity = _finder(config, data, dataset)
@@ -54,7 +52,7 @@ def run(
             SampleInstances(*one.size, sources) for one, sources in zip(images, find(images), strict=True)
         ]
 
-    stage = runner.Stage(
+    return runner.Stage(
         name="boxes",
         dataset=dataset,
         samples=samples,
@@ -63,7 +61,18 @@ def run(
         compute=compute,
         sizes={"S": max(len(sample.sources) for sample in samples)},
     )
-    return runner.run(stage, batch=batch, workers=workers)
+
+
+def run(
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> runner.Summary:
+    """Bring ``boxes.zarr`` up to date. Raises InputError (see `runner.run`)."""
+    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)
 
 
 def _finder(

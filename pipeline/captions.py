@@ -37,21 +37,30 @@ def backend(config: CaptionsConfig) -> Captioner:
     return ClassicalCaptioner()
 
 
-def run(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
-) -> runner.Summary:
-    """Bring ``captions.zarr`` up to date. Raises InputError (see `runner.run`)."""
+def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
+    """The stage on one data set. Raises InputError for a manifest or parameters that do not fit."""
     samples = config.dataset(dataset).samples()
     captioner = backend(config.captions)
 
     def compute(inputs: Sequence[runner.Inputs]) -> list[Caption]:
         return [Caption(text) for text in captioner([one.images for one in inputs if one.images])]
 
-    stage = runner.Stage(
+    return runner.Stage(
         name="captions",
         dataset=dataset,
         samples=samples,
         config=dataclasses.asdict(config.captions) | {"identity": captioner.identity},
         compute=compute,
     )
-    return runner.run(stage, batch=batch, workers=workers)
+
+
+def run(
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> runner.Summary:
+    """Bring ``captions.zarr`` up to date. Raises InputError (see `runner.run`)."""
+    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,32 +13,55 @@ from pipeline import boxes, captions, masks, merge, runner, texts
 from pipeline.config import PipelineConfig, guidance_dir
 from pipeline.store import open_store
 
-STAGES = {stage.__name__.rpartition(".")[2]: stage.run for stage in (captions, texts, boxes, masks, merge)}
-"""Stage name -> run(config, dataset, batch=, workers=) -> Summary, in the order of dvc.yaml."""
+PASSES = ((captions, texts, boxes), (masks, merge))
+"""Stages that share one read of the images, in the order of dvc.yaml. The masks' store is as large as the
+largest sample, which is known when all boxes are there."""
+
+STAGES = {stage.__name__.rpartition(".")[2]: stage.run for stages in PASSES for stage in stages}
+"""Stage name -> run(config, dataset, batch=, workers=, scheduler=) -> Summary."""
 
 
 def run_guidance(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> list[runner.Summary]:
-    """Bring all guidance stores of a data set up to date, each stage skipping what is current.
+    """Bring all guidance stores of a data set up to date, skipping what is current.
 
     Prints a table if there was something to do and returns one summary per stage.
-    Raises InputError (see `runner.run`).
+    Raises InputError (see `runner.run_together`).
     """
-    summaries = [run(config, dataset, batch=batch, workers=workers) for run in STAGES.values()]
+    started = time.perf_counter()
+    hashes: runner.Hashes = {}
+    summaries = []
+    for stages in PASSES:
+        summaries += runner.run_together(
+            [stage.stage(config, dataset) for stage in stages],
+            batch=batch,
+            workers=workers,
+            scheduler=scheduler,
+            hashes=hashes,
+        )
     if any(summary.computed or summary.failed for summary in summaries):
-        _print_table(config, dataset, summaries)
+        _print_table(config, dataset, summaries, time.perf_counter() - started)
     return summaries
 
 
-def _print_table(config: PipelineConfig, dataset: str, summaries: Sequence[runner.Summary]) -> None:
+def _print_table(
+    config: PipelineConfig, dataset: str, summaries: Sequence[runner.Summary], seconds: float
+) -> None:
     table = Table(title=f"guidance of {dataset}")
     for column in ("stage", "samples", "computed", "failed", "seconds", "result"):
         table.add_column(column, justify="left" if column in ("stage", "result") else "right")
     results = {"masks": _objects(config, dataset), "merge": _merged(dataset)}
     for s in summaries:
-        numbers = [str(s.samples), str(s.computed), str(s.failed), f"{s.seconds:.1f}"]
+        numbers = [str(s.samples), str(s.computed), str(s.failed), f"{s.busy:.1f}"]
         table.add_row(s.stage, *numbers, results.get(s.stage, ""))
+    count = max(summary.samples for summary in summaries)
+    table.add_row("in all", str(count), "", "", f"{seconds:.1f}", "with reading and writing")
     Console().print(table)
 
 

@@ -37,10 +37,8 @@ def backend(config: MasksConfig) -> Segmenter:
     return ClassicalSegmenter()
 
 
-def run(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
-) -> runner.Summary:
-    """Bring ``masks.zarr`` up to date from ``boxes.zarr``. Raises InputError (see `runner.run`)."""
+def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
+    """The stage on one data set. Raises InputError for a manifest or parameters that do not fit."""
     data = config.dataset(dataset)
     samples = data.samples()
     segment, identity = _segmenter(config, data)
@@ -50,7 +48,7 @@ def run(
         found = segment(images, [one.before.sources for one in inputs])
         return [SampleInstances(*one.size, sources) for one, sources in zip(images, found, strict=True)]
 
-    stage = runner.Stage(
+    return runner.Stage(
         name="masks",
         dataset=dataset,
         samples=samples,
@@ -59,7 +57,18 @@ def run(
         before="boxes",
         sizes={"S": max(len(sample.sources) for sample in samples)},
     )
-    return runner.run(stage, batch=batch, workers=workers)
+
+
+def run(
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> runner.Summary:
+    """Bring ``masks.zarr`` up to date from ``boxes.zarr``. Raises InputError (see `runner.run`)."""
+    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)
 
 
 def _segmenter(

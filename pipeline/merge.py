@@ -14,16 +14,14 @@ IDENTITY = "merge-2"
 """Version of the algorithm: raise it when merging.py gives other results."""
 
 
-def run(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
-) -> runner.Summary:
-    """Bring ``merged.zarr`` up to date from ``masks.zarr``. Raises InputError (see `runner.run`)."""
+def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
+    """The stage on one data set. Raises InputError for a manifest or parameters that do not fit."""
     data = config.dataset(dataset)
 
     def compute(inputs: Sequence[runner.Inputs]) -> list[MergedMasks]:
         return [merge(one.before.sources, data.prompt, config.merge) for one in inputs]
 
-    stage = runner.Stage(
+    return runner.Stage(
         name="merge",
         dataset=dataset,
         samples=data.samples(),
@@ -32,4 +30,15 @@ def run(
         before="masks",
         images=False,
     )
-    return runner.run(stage, batch=batch, workers=workers)
+
+
+def run(
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> runner.Summary:
+    """Bring ``merged.zarr`` up to date from ``masks.zarr``. Raises InputError (see `runner.run`)."""
+    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

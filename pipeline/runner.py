@@ -1,337 +1,277 @@
-"""Runs one stage over a data set: what is missing, read ahead, in batches, errors apart, resumable.
-
-The only module that imports dask.
-"""
+"""Runs stages over a data set: what is missing, read ahead, in batches, errors apart, resumable."""
 
 from __future__ import annotations
 
-import csv
+import itertools
 import os
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
-import dask
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from pipeline.config import guidance_dir
-from pipeline.errors import InputError, SetupError
-from pipeline.images import SampleImages, read_sample, write_atomically
+from pipeline.errors import InputError
 from pipeline.imported import as_imported
-from pipeline.manifest import Sample, content_hash
-from pipeline.store import Record, SampleInstances, Store, fingerprint, locked, open_store, prepare_store
+from pipeline.manifest import Sample, content_hash, file_of
+from pipeline.parallel import ahead, in_threads, on_cluster
+from pipeline.passes import Batch, Inputs, Outcome, Pass, Stage
+from pipeline.progress import Summary, bars, report, samples, write_errors
+from pipeline.store import Record, Store, fingerprint, locked, open_store, prepare_store
+
+__all__ = ["BATCH", "Hashes", "Inputs", "Stage", "Summary", "run", "run_together"]
 
 BATCH = 8
-SHOWN_ERRORS = 5
-AHEAD = 2  # batches read while the backend works on another
-T = TypeVar("T")
+WRITES_WAITING = 1  # whole shards held in memory while another is written
+
+Hashes = dict[tuple[object, ...], str]
+"""Content hash of a sample's files by their names, sizes, times and inodes."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What a stage gets for one sample: its images and the record of the stage before, if it wants them."""
-
-    sample: Sample
-    images: SampleImages | None = None
-    before: Any = None
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(H, W), None when the stage sees neither images nor instances."""
-        if self.images is not None:
-            return self.images.size
-        return (self.before.height, self.before.width) if isinstance(self.before, SampleInstances) else None
+def run(
+    stage: Stage, *, batch: int = BATCH, workers: int | None = None, scheduler: str | None = None
+) -> Summary:
+    """Bring the stage's store up to date and say what was done; see `run_together`."""
+    return run_together([stage], batch=batch, workers=workers, scheduler=scheduler)[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage on one data set.
-
-    ``config`` holds everything but files and code that decides its results, the backend's identity included;
-    ``sizes`` are those of its store (H and W are taken from the stage before). ``compute`` gets inputs of
-    equal size and returns one record each; a ValueError is a fault of a sample, reported and passed over.
-    """
-
-    name: str
-    dataset: str
-    samples: Sequence[Sample]
-    config: Mapping[str, Any]
-    compute: Callable[[Sequence[Inputs]], Sequence[Record]]
-    before: str | None = None
-    images: bool = True
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """Kind and file name of its store."""
-        return store_kind(self.name)
-
-    @property
-    def path(self) -> Path:
-        """Its store."""
-        return guidance_dir(self.dataset) / f"{self.kind}.zarr"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did: samples of the data set, computed now, current before, failed (see the errors file)."""
-
-    stage: str
-    samples: int
-    computed: int
-    current: int
-    failed: int
-    seconds: float
-
-
-def store_kind(stage: str) -> str:
-    """Kind of the store that a stage writes."""
-    return "merged" if stage == "merge" else stage
-
-
-def run(stage: Stage, *, batch: int = BATCH, workers: int | None = None) -> Summary:
-    """Bring the stage's store up to date and say what was done.
+def run_together(
+    stages: Sequence[Stage],
+    *,
+    batch: int = BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    hashes: Hashes | None = None,
+) -> list[Summary]:
+    """Bring the stores of stages that share one read of the images up to date; one summary per stage.
 
     Samples that are done and whose files are unchanged are left alone, no image is read for them. A sample
     that fails is listed in ``<stage>-errors.csv`` beside the store, the others are finished, and the next run
-    tries it again. Raises InputError when the stage before is missing or has no current record at all, when
-    a store is damaged or in use, or when the disk is full.
+    tries it again. With the address of a dask scheduler its workers read and compute; this process alone
+    writes. ``hashes`` are remembered for a next call. Raises InputError when the stage before is missing or
+    has no current record at all, when a store is damaged or in use, or when the disk is full.
     """
     started = time.perf_counter()
     workers = workers or os.cpu_count() or 1
-    with locked(stage.path):
-        stage = as_imported(stage)
-        errors: dict[str, str] = {}
-        content = _hash(stage.samples, workers, errors)
-        before = _open_before(stage, content, errors)
-        sizes = {**stage.sizes, **_largest(stage, before, content, errors)}
+    with ExitStack() as locks:
+        for stage in stages:
+            locks.enter_context(locked(stage.path))
+        stages = [as_imported(stage) for stage in stages]
+        content, unreadable = _hash(stages[0].samples, workers, {} if hashes is None else hashes)
+        works: list[_Work] = []
+        for stage in stages:
+            works.append(_Work(stage, content, unreadable, works))
+        _compute_all(works, content, batch, workers, scheduler)
+    for work in works:
+        write_errors(work.stage, work.errors)
+    summaries = [work.summary(time.perf_counter() - started) for work in works]
+    for work, summary in zip(works, summaries, strict=True):
+        report(work.stage, summary, work.errors)
+    return summaries
+
+
+class _Work:
+    """What one stage has to do in this run, and has done: its store, its pending samples, their faults."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        content: Mapping[str, str],
+        unreadable: Mapping[str, str],
+        earlier: Sequence[_Work],
+    ) -> None:
+        self.stage = stage
+        self.errors = dict(unreadable)
+        self.busy = 0.0
+        self.store: Store
+        self.pending: set[str]
+        inside = next((work for work in earlier if work.stage.name == stage.before), None)
+        before = inside.store if inside else _open_before(stage)
+        if before and not inside:
+            self._set_apart_what_is_missing(before, content)
+        sizes = {**stage.sizes, **self._largest(before, content)}
         upstream = before.fingerprint if before else None
         mark = fingerprint(stage.config, upstream)
-        store, reason = prepare_store(stage.path, stage.kind, content, stage.config, mark, upstream, **sizes)
+        self.store, reason = prepare_store(
+            stage.path, stage.kind, content, stage.config, mark, upstream, **sizes
+        )
         if reason:
             print(f"{stage.name}: all samples are computed again, because {reason}", flush=True)
-        usable = [sample for sample in stage.samples if sample.id not in errors]
-        current = [sample for sample in usable if store.content(sample.id) == content[sample.id]]
-        pending = [sample for sample in usable if store.content(sample.id) != content[sample.id]]
-        changed = sum(store.is_done(sample.id) for sample in pending)
+        usable = [sample for sample in content if sample not in self.errors]
+        stale = {sample for sample in usable if self.store.content(sample) != content[sample]}
+        self.current = len(usable) - len(stale)
+        changed = sum(self.store.is_done(sample) for sample in stale)
         if changed:
-            print(f"{stage.name}: {_samples(changed)} computed again, because files changed", flush=True)
-        _compute_all(stage, store, pending, partial(_read, stage, before, workers), content, errors, batch)
-    _write_errors(stage, errors)
-    summary = Summary(
-        stage=stage.name,
-        samples=len(stage.samples),
-        computed=sum(sample.id not in errors for sample in pending),
-        current=len(current),
-        failed=len(errors),
-        seconds=time.perf_counter() - started,
+            print(f"{stage.name}: {samples(changed)} computed again, because files changed", flush=True)
+        if inside:  # what fails there fails here too, or was done there already
+            settled = {s for s in stale if s not in inside.pending and inside.store.content(s) != content[s]}
+            self.errors |= {sample: stage.lacks(sample) for sample in settled}
+            stale -= settled
+        self.pending = stale
+        self._left = Counter(self.shard(sample) for sample in stale)
+        self._records: dict[int, dict[str, Record]] = {}
+
+    def _set_apart_what_is_missing(self, before: Store, content: Mapping[str, str]) -> None:
+        """Samples of which the stage before has no current record are errors."""
+        readable = [sample for sample in content if content[sample]]
+        missing = [sample for sample in readable if before.content(sample) != content[sample]]
+        self.errors |= {sample: self.stage.lacks(sample) for sample in missing}
+        if missing and len(missing) == len(readable):
+            raise InputError(
+                f"{self.stage.path_before}: has no current record of any sample; {self.stage.remedy}"
+            )
+
+    def _largest(self, before: Store | None, content: Mapping[str, str]) -> dict[str, int]:
+        """H and W of the stores that need them: the largest among the samples that can be computed."""
+        if before is None or before.kind not in ("boxes", "masks"):
+            return {}
+        if self.stage.kind == "merged" and before.kind == "masks":
+            return {size: before.sizes[size] for size in ("H", "W")}
+        sizes = [before.size(sample) for sample in content if sample not in self.errors]
+        return {"H": max((h for h, _ in sizes), default=1), "W": max((w for _, w in sizes), default=1)}
+
+    def shard(self, sample: str) -> int:
+        """Number of the shard that the sample belongs to."""
+        return self.store.row(sample) // self.store.rows
+
+    def take(self, batch: Batch, ids: frozenset[str], outcome: Outcome) -> list[dict[str, Record]]:
+        """Note what was made of a batch; the records of shards that are now complete."""
+        self.busy += outcome.seconds
+        self.errors |= outcome.errors
+        complete = []
+        for sample in (sample.id for sample in batch.samples if sample.id in ids):
+            number = self.shard(sample)
+            records = self._records.setdefault(number, {})
+            if sample in outcome.records:
+                records[sample] = outcome.records[sample]
+            self._left[number] -= 1
+            if not self._left[number]:
+                complete.append(self._records.pop(number))
+        return [records for records in complete if records]
+
+    def summary(self, seconds: float) -> Summary:
+        """What was done."""
+        return Summary(
+            stage=self.stage.name,
+            samples=len(self.stage.samples),
+            computed=sum(sample not in self.errors for sample in self.pending),
+            current=self.current,
+            failed=len(self.errors),
+            seconds=seconds,
+            busy=self.busy,
+        )
+
+
+def unavailable(section: str, backend: str) -> InputError:
+    """The error for a backend that this version does not have."""
+    return InputError(
+        f"params.yaml: {section}.backend '{backend}' is not available in this version; "
+        f"set {section}.backend: classical"
     )
-    _report(stage, summary, errors)
-    return summary
 
 
-def _hash(samples: Sequence[Sample], workers: int, errors: dict[str, str]) -> dict[str, str]:
-    """Content hash per sample id, "" for those whose files cannot be read."""
-    hashes = _in_threads(content_hash, samples, workers)
-    content = {}
-    for sample, value in zip(samples, hashes, strict=True):
+def _open_before(stage: Stage) -> Store | None:
+    if stage.before is None:
+        return None
+    if not stage.path_before.exists():
+        raise InputError(
+            f"{stage.path_before}: {stage.name} needs this store, which does not exist; {stage.remedy}"
+        )
+    return open_store(stage.path_before)
+
+
+def _hash(samples: Sequence[Sample], workers: int, known: Hashes) -> tuple[dict[str, str], dict[str, str]]:
+    """Content hash per sample id, "" for those whose files cannot be read, and why they cannot."""
+
+    def hashed(sample: Sample) -> str:
+        key = _signature(sample)
+        if key not in known:
+            known[key] = content_hash(sample)
+        return known[key]
+
+    content, errors = {}, {}
+    for sample, value in zip(samples, in_threads(hashed, samples, workers), strict=True):
         content[sample.id] = value if isinstance(value, str) else ""
         if isinstance(value, ValueError):
             errors[sample.id] = str(value)
-    return content
+    return content, errors
 
 
-def _open_before(stage: Stage, content: Mapping[str, str], errors: dict[str, str]) -> Store | None:
-    """The store of the stage before; samples of which it has no current record are errors."""
-    if stage.before is None:
-        return None
-    path = stage.path.with_name(f"{store_kind(stage.before)}.zarr")
-    remedy = f"run {stage.before} first: `python -m pipeline {stage.before} --dataset {stage.dataset}`"
-    if not path.exists():
-        raise InputError(f"{path}: {stage.name} needs this store, which does not exist; {remedy}")
-    before = open_store(path)
-    missing = [sample for sample in content if content[sample] and before.content(sample) != content[sample]]
-    for sample in missing:
-        errors[sample] = f"{path}: has no current record of sample '{sample}'; {remedy}"
-    if missing and len(missing) == sum(bool(value) for value in content.values()):
-        raise InputError(f"{path}: has no current record of any sample; {remedy}")
-    return before
-
-
-def _largest(
-    stage: Stage, before: Store | None, content: Mapping[str, str], errors: Mapping[str, str]
-) -> dict[str, int]:
-    """H and W of the stores that need them: the largest among the samples that can be computed."""
-    if before is None or before.kind not in ("boxes", "masks"):
-        return {}
-    sizes = [before.size(sample) for sample in content if sample not in errors]
-    return {"H": max((h for h, _ in sizes), default=1), "W": max((w for _, w in sizes), default=1)}
+def _signature(sample: Sample) -> tuple[object, ...]:
+    """What differs when a file was replaced or written to since; only the id when one is not there."""
+    paths = [*(source.path for source in sample.sources), sample.target, sample.mask]
+    try:
+        facts = [file_of(path).stat() for path in paths if path]
+    except OSError:
+        return (sample.id,)  # never known: reading it fails, and says why
+    times = [(fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns, fact.st_dev, fact.st_ino) for fact in facts]
+    return (sample.roles, *map(str, paths), sample.bits, *times)
 
 
 def _compute_all(
-    stage: Stage,
-    store: Store,
-    pending: Sequence[Sample],
-    read: Callable[[Sequence[Sample]], list[Inputs | ValueError]],
-    content: Mapping[str, str],
-    errors: dict[str, str],
-    batch: int,
+    works: Sequence[_Work], content: Mapping[str, str], batch: int, workers: int, scheduler: str | None
 ) -> None:
-    """Compute and store the pending samples; what a batch holds depends on `pending` alone, not on timing."""
-    records: dict[str, Record] = {}
-    batches = list(_batches(pending, store, batch))
-    with _progress(stage.name, len(pending)) as advance:
-        for (part, completes_shard), found in zip(
-            batches, _ahead([partial(read, part) for part, _ in batches]), strict=True
-        ):
-            errors |= {s.id: str(f) for s, f in zip(part, found, strict=True) if isinstance(f, ValueError)}
-            for group in _by_size([inputs for inputs in found if isinstance(inputs, Inputs)]):
-                records |= _compute(stage, group, errors)
-            if completes_shard and records:
-                store.write(records, content)
-                records = {}
-            advance(len(part))
+    """Compute and store what is pending; what a batch holds depends on that alone, not on timing."""
+    batches = list(_batches(works, batch))
+    totals = {work.stage.name: len(work.pending) for work in works}
+    outcomes = _outcomes([work.stage for work in works], batches, workers, scheduler)
+    with bars(totals) as advance, _Writer(content) as writer, closing(outcomes):
+        for part, found in zip(batches, outcomes, strict=True):
+            for work, ids, outcome in zip(works, part.pending, found, strict=True):
+                for records in work.take(part, ids, outcome):
+                    writer.write(work.store, records)
+                advance(work.stage.name, len(ids))
 
 
-def _batches(pending: Sequence[Sample], store: Store, batch: int) -> Iterator[tuple[list[Sample], bool]]:
-    """Cut the pending samples into batches within shards; True marks the last batch of a shard."""
-    shards: dict[int, list[Sample]] = {}
-    for sample in pending:
-        shards.setdefault(store.row(sample.id) // store.rows, []).append(sample)
-    for _, shard in sorted(shards.items()):
-        for start in range(0, len(shard), batch):
-            yield shard[start : start + batch], start + batch >= len(shard)
+def _batches(works: Sequence[_Work], batch: int) -> Iterator[Batch]:
+    """Cut the pending samples into batches, none across the border of a shard: a run that goes on after
+    another was stopped makes the same batches from there."""
+    needed = [one for one in works[0].stage.samples if any(one.id in work.pending for work in works)]
+    for _, shard in itertools.groupby(needed, lambda one: [work.shard(one.id) for work in works]):
+        rest = list(shard)
+        for start in range(0, len(rest), batch):
+            part = tuple(rest[start : start + batch])
+            ids = frozenset(sample.id for sample in part)
+            yield Batch(part, tuple(ids & work.pending for work in works))
 
 
-def _read(
-    stage: Stage, before: Store | None, workers: int, samples: Sequence[Sample]
-) -> list[Inputs | ValueError]:
-    records = [before.get(sample.id) if before else None for sample in samples]
-    images = _in_threads(read_sample, samples, workers) if stage.images else [None for _ in samples]
-    return [
-        image if isinstance(image, ValueError) else Inputs(sample, image, record)
-        for sample, image, record in zip(samples, images, records, strict=True)
-    ]
-
-
-def _by_size(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:
-    """Groups that a backend can stack: equal size and number of sources, in order of first appearance."""
-    groups: dict[Any, list[Inputs]] = {}
-    for one in inputs:
-        groups.setdefault((one.size, len(one.sample.sources)), []).append(one)
-    yield from groups.values()
-
-
-def _compute(stage: Stage, group: Sequence[Inputs], errors: dict[str, str]) -> dict[str, Record]:
-    """Records of a group; if it fails, of every sample alone, so that one bad sample costs only itself."""
-    try:
-        records = stage.compute(group)
-    except SetupError:
-        raise
-    except ValueError as error:
-        if len(group) > 1:
-            return {key: value for one in group for key, value in _compute(stage, [one], errors).items()}
-        errors[group[0].sample.id] = str(error)
-        return {}
-    return {one.sample.id: record for one, record in zip(group, records, strict=True)}
-
-
-def _in_threads(
-    function: Callable[[Sample], T], samples: Sequence[Sample], workers: int
-) -> list[T | ValueError]:
-    """Call a function per sample in dask's threads; a ValueError stands in place of a result."""
-
-    def attempt(sample: Sample) -> T | ValueError:
-        try:
-            return function(sample)
-        except ValueError as error:
-            return error
-
-    calls = [dask.delayed(partial(attempt, sample), pure=False)() for sample in samples]
-    return list(dask.compute(*calls, scheduler="threads", num_workers=workers))
-
-
-def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Results of the calls in order, made in the background while the consumer works on those before."""
-    waiting: deque[Future[T]] = deque()
-    executor = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-    try:
-        for call in calls:
-            waiting.append(executor.submit(call))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal; nothing where the output is kept."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(stage, total=total, rate="")
-
-        def advance(count: int) -> None:
-            progress.advance(task, count)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield advance
-
-
-def _write_errors(stage: Stage, errors: Mapping[str, str]) -> None:
-    """List the failed samples beside the store; without any, remove the list of an earlier run."""
-    path = stage.path.with_name(f"{stage.name}-errors.csv")
-    if not errors:
-        path.unlink(missing_ok=True)
+def _outcomes(
+    stages: Sequence[Stage], batches: Sequence[Batch], workers: int, scheduler: str | None
+) -> Generator[list[Outcome]]:
+    """For every batch one outcome per stage, from here or from a cluster's workers."""
+    one_pass = Pass(stages)
+    if scheduler and batches:
+        folder = f"{Path.cwd()}{os.sep}"
+        with closing(on_cluster(scheduler, one_pass.work, [part.absolute() for part in batches])) as results:
+            for outcomes in results:
+                yield [outcome.renamed(folder, "") for outcome in outcomes]
         return
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["sample", "file", "reason", "remedy"])
-            for sample in stage.samples:
-                if sample.id in errors:
-                    reason, _, remedy = errors[sample.id].rpartition("; ")
-                    files = [str(source.path) for source in sample.sources]
-                    file_named = next((name for name in files if name in errors[sample.id]), "")
-                    table.writerow([sample.id, file_named, reason or remedy, remedy if reason else ""])
-
-    write_atomically(path, write)
+    with closing(ahead([partial(one_pass.read, part, workers) for part in batches])) as reads:
+        for part, found in zip(batches, reads, strict=True):
+            yield one_pass.compute(part, found)
 
 
-def _report(stage: Stage, summary: Summary, errors: Mapping[str, str]) -> None:
-    if summary.computed:
-        rate = summary.computed / max(summary.seconds, 1e-9)
-        done = f"{_samples(summary.computed)} in {summary.seconds:.1f} s ({rate:.1f}/s)"
-        print(f"{stage.name}: {done}, {summary.current} were up to date", flush=True)
-    elif not summary.failed:
-        print(f"{stage.name}: {_samples(summary.current)} up to date", flush=True)
-    if not errors:
-        return
-    for sample, message in list(errors.items())[:SHOWN_ERRORS]:
-        where = "" if f"'{sample}'" in message else f"sample '{sample}': "
-        print(f"{stage.name}: {where}{message}", file=sys.stderr)
-    path = stage.path.with_name(f"{stage.name}-errors.csv")
-    print(f"{stage.name}: {len(errors)} of {_samples(summary.samples)} failed, see {path}", file=sys.stderr)
+class _Writer:
+    """Writes whole shards behind the computation, one at a time. What was handed in is written, whatever
+    happens to the computation."""
 
+    def __init__(self, content: Mapping[str, str]) -> None:
+        self._content = content
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="write-behind")
+        self._waiting: deque[Future[None]] = deque()
 
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"
+    def __enter__(self) -> _Writer:
+        return self
+
+    def write(self, store: Store, records: Mapping[str, Record]) -> None:
+        """Hand a shard in. Raises what went wrong with an earlier one."""
+        while len(self._waiting) > WRITES_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._executor.submit(store.write, records, self._content))
+
+    def __exit__(self, *failure: object) -> None:
+        self._executor.shutdown(wait=True)
+        if failure[0] is None:
+            for one in self._waiting:
+                one.result()

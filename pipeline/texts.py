@@ -35,10 +35,8 @@ def backend(config: TextsConfig) -> TextEncoder:
     return ClassicalTextEncoder(config.max_tokens)
 
 
-def run(
-    config: PipelineConfig, dataset: str, *, batch: int = runner.BATCH, workers: int | None = None
-) -> runner.Summary:
-    """Bring ``texts.zarr`` up to date from ``captions.zarr``. Raises InputError (see `runner.run`)."""
+def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
+    """The stage on one data set. Raises InputError for a manifest or parameters that do not fit."""
     samples = config.dataset(dataset).samples()
     encoder = backend(config.texts)
     longest = config.texts.max_tokens
@@ -46,7 +44,7 @@ def run(
     def compute(inputs: Sequence[runner.Inputs]) -> list[Text]:
         return [Text(features[:longest]) for features in encoder([one.before.text for one in inputs])]
 
-    stage = runner.Stage(
+    return runner.Stage(
         name="texts",
         dataset=dataset,
         samples=samples,
@@ -56,4 +54,15 @@ def run(
         images=False,
         sizes={"T": longest, "D": TEXT_WIDTH},
     )
-    return runner.run(stage, batch=batch, workers=workers)
+
+
+def run(
+    config: PipelineConfig,
+    dataset: str,
+    *,
+    batch: int = runner.BATCH,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> runner.Summary:
+    """Bring ``texts.zarr`` up to date from ``captions.zarr``. Raises InputError (see `runner.run`)."""
+    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

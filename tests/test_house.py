@@ -107,8 +107,8 @@ def test_imports_go_one_way(module: str) -> None:
             )
         if top == "zarr":
             assert module == "pipeline.store", f"{module} imports zarr; only pipeline/store.py may"
-        if top == "dask":
-            assert module == "pipeline.runner", f"{module} imports dask; only pipeline/runner.py may"
+        if top in ("dask", "distributed"):
+            assert module == "pipeline.parallel", f"{module} imports {top}; only pipeline/parallel.py may"
 
 
 def test_cuda_folder_holds_no_python() -> None:

@@ -10,9 +10,10 @@ import pytest
 from fake_backends import Captioner, make_dataset, use_fakes
 from fake_backends import config as configuration
 
-from pipeline import boxes, captions, masks, runner, texts
+from pipeline import boxes, captions, masks, passes, texts
 from pipeline.errors import InputError
-from pipeline.images import write_image
+from pipeline.images import SampleImages, write_image
+from pipeline.manifest import Sample
 from pipeline.store import Caption, SampleInstances, Text, locked, open_store
 
 N = 40
@@ -62,7 +63,7 @@ def test_batches_hold_equal_sizes_and_every_sample_once(captioner: Captioner) ->
     assert all(f"Scène {s}, " in store.get(s).text for s in store.ids)
 
 
-def samples() -> Sequence[runner.Sample]:
+def samples() -> Sequence[Sample]:
     return configuration().dataset("mini").samples()
 
 
@@ -76,7 +77,7 @@ def test_what_is_current_is_left_alone(
     def refuse(sample: object) -> None:
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr(runner, "read_sample", refuse)
+    monkeypatch.setattr(passes, "read_sample", refuse)
     capsys.readouterr()
     assert captions.run(configuration(), "mini").current == N
     assert capsys.readouterr().out == f"captions: {N} samples up to date\n"
@@ -159,7 +160,7 @@ def test_a_bad_sample_is_set_apart_and_only_it_is_tried_again(
 def test_a_backend_that_fails_on_one_sample_costs_only_that_one(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def picky(batch: Sequence[runner.SampleImages]) -> list[str]:
+    def picky(batch: Sequence[SampleImages]) -> list[str]:
         if any(one.sample.id == "s007" for one in batch):
             raise ValueError("cannot describe this; choose another image")
         return [one.sample.id for one in batch]
@@ -193,7 +194,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     shutil.rmtree(CAPTIONS)
 
     class Interrupted(Captioner):
-        def __call__(self, batch: Sequence[runner.SampleImages]) -> list[str]:
+        def __call__(self, batch: Sequence[SampleImages]) -> list[str]:
             if batch[0].sample.id > "s030":
                 raise KeyboardInterrupt
             return super().__call__(batch)
