@@ -32,6 +32,13 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option(help="Folder of the checkpoints. [default: $RWKVFUSION_WEIGHTS or the user's cache]"),
 ]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DASK_SCHEDULER_ADDRESS",
+        help="Let the workers of this dask cluster compute, as tcp://host:8786.",
+    ),
+]
 DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
 
 
@@ -110,61 +117,86 @@ def manifest(
 
 
 @app.command()
-def captions(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
+def captions(
+    dataset: DatasetOption,
+    device: DeviceOption = None,
+    weights: WeightsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
     """Write one caption per sample."""
     with exit_on_error():
         _use(device, weights)
         from pipeline.captions import run as run_captions
         from pipeline.config import load_pipeline
 
-        _finish([run_captions(load_pipeline(), dataset)])
+        _finish([run_captions(load_pipeline(), dataset, scheduler=scheduler)])
 
 
 @app.command()
-def texts(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
+def texts(
+    dataset: DatasetOption,
+    device: DeviceOption = None,
+    weights: WeightsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
     """Encode the captions as text features."""
     with exit_on_error():
         _use(device, weights)
         from pipeline.config import load_pipeline
         from pipeline.texts import run as run_texts
 
-        _finish([run_texts(load_pipeline(), dataset)])
+        _finish([run_texts(load_pipeline(), dataset, scheduler=scheduler)])
 
 
 @app.command()
-def boxes(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
+def boxes(
+    dataset: DatasetOption,
+    device: DeviceOption = None,
+    weights: WeightsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
     """Detect objects in every source."""
     with exit_on_error():
         _use(device, weights)
         from pipeline.boxes import run as run_boxes
         from pipeline.config import load_pipeline
 
-        _finish([run_boxes(load_pipeline(), dataset)])
+        _finish([run_boxes(load_pipeline(), dataset, scheduler=scheduler)])
 
 
 @app.command()
-def masks(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
+def masks(
+    dataset: DatasetOption,
+    device: DeviceOption = None,
+    weights: WeightsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
     """Segment the detected objects in every source."""
     with exit_on_error():
         _use(device, weights)
         from pipeline.config import load_pipeline
         from pipeline.masks import run as run_masks
 
-        _finish([run_masks(load_pipeline(), dataset)])
+        _finish([run_masks(load_pipeline(), dataset, scheduler=scheduler)])
 
 
 @app.command()
-def merge(dataset: DatasetOption) -> None:
+def merge(dataset: DatasetOption, scheduler: SchedulerOption = None) -> None:
     """Unite the sources' masks into at most 20 channels."""
     with exit_on_error():
         from pipeline.config import load_pipeline
         from pipeline.merge import run as run_merge
 
-        _finish([run_merge(load_pipeline(), dataset)])
+        _finish([run_merge(load_pipeline(), dataset, scheduler=scheduler)])
 
 
 @app.command()
-def guidance(dataset: DatasetOption, device: DeviceOption = None, weights: WeightsOption = None) -> None:
+def guidance(
+    dataset: DatasetOption,
+    device: DeviceOption = None,
+    weights: WeightsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
     """Run captions, texts, boxes, masks and merge; each skips what is current."""
     with exit_on_error():
         _use(device, weights)

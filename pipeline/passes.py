@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import guidance_dir
+from pipeline.errors import SetupError
 from pipeline.images import SampleImages, read_sample
 from pipeline.manifest import Sample
 from pipeline.parallel import in_threads
@@ -209,6 +210,8 @@ def _compute(stage: Stage, group: Sequence[Inputs], errors: dict[str, str]) -> d
     """Records of a group; if it fails, of every sample alone, so that one bad sample costs only itself."""
     try:
         records = stage.compute(group)
+    except SetupError:
+        raise
     except ValueError as error:
         if len(group) > 1:
             return {key: value for one in group for key, value in _compute(stage, [one], errors).items()}

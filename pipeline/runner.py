@@ -163,14 +163,6 @@ class _Work:
         )
 
 
-def unavailable(section: str, backend: str) -> InputError:
-    """The error for a backend that this version does not have."""
-    return InputError(
-        f"params.yaml: {section}.backend '{backend}' is not available in this version; "
-        f"set {section}.backend: classical"
-    )
-
-
 def _open_before(stage: Stage) -> Store | None:
     if stage.before is None:
         return None

@@ -3,6 +3,7 @@
 `python fake_backends.py [seconds]` in a folder made by `make_dataset`: every backend call takes that long.
 """
 
+import os
 import sys
 import time
 import zlib
@@ -14,6 +15,8 @@ import numpy as np
 
 from pipeline import boxes, captions, masks, texts
 from pipeline.config import DatasetConfig, PipelineConfig
+from pipeline.errors import exit_on_error
+from pipeline.guidance import run_guidance
 from pipeline.images import SampleImages, write_image
 from pipeline.manifest import Sample, Source, write_manifest
 from pipeline.store import Instances
@@ -130,10 +133,13 @@ def config(**changes: object) -> PipelineConfig:
     return PipelineConfig(datasets={"mini": DatasetConfig(**dataset)})
 
 
-if __name__ == "__main__":
-    from pipeline.errors import exit_on_error
-    from pipeline.guidance import run_guidance
-
-    use_fakes(float(sys.argv[1]) if len(sys.argv) > 1 else 0)
+def guide(folder: Path, seconds: float) -> None:
+    """All guidance of the data set in a folder, by slow fakes, as a command runs it."""
+    os.chdir(folder)
+    use_fakes(seconds)
     with exit_on_error():
         run_guidance(config(), "mini")
+
+
+if __name__ == "__main__":
+    guide(Path(), float(sys.argv[1]) if len(sys.argv) > 1 else 0)

@@ -1,6 +1,8 @@
 """All five stages together: with fakes, killed at random moments, and with the classical backends."""
 
+import multiprocessing
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,20 +187,28 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     return expected
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
     tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    moments = random.Random(0)
-    for _ in range(7):
-        run = start(tmp_path, 0.05)
-        wait_for_stores(tmp_path, run)
-        time.sleep(moments.uniform(0, 0.8))
+    """Every run goes on where the last was killed; when one gets to its end, the next starts anew."""
+    moments, finished, unfinished = random.Random(0), 0, 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fake_backends"])  # imported once, not twenty times
+    for seconds in [*(moments.uniform(0, 1.2) for _ in range(20)), 60]:
+        run = context.Process(target=fake_backends.guide, args=(tmp_path, 0.03))
+        run.start()
+        run.join(seconds)
         run.kill()
-        run.wait()
-    assert contents(tmp_path) != whole, "the kills came too late to prove anything"
-    run = start(tmp_path, 0)
-    assert run.wait(timeout=60) == 0, run.stdout.read() if run.stdout else ""
-    assert contents(tmp_path) == whole
+        run.join()
+        if run.exitcode == 0:
+            assert contents(tmp_path) == whole
+            shutil.rmtree(tmp_path / "guidance")
+            finished += 1
+        else:
+            unfinished += contents(tmp_path) != whole
+    assert finished >= 1, "the last run has time to finish"
+    assert unfinished >= 10, "most kills came too late to prove anything"
 
 
 def wait_for_stores(folder: Path, run: subprocess.Popen[str]) -> None:
@@ -224,12 +234,11 @@ def test_ctrl_c_stops_soon_and_the_next_run_finishes(tmp_path: Path, whole: dict
 
 
 def test_a_second_run_is_refused(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    first = start(tmp_path, 6)  # holds its first store for half a minute, however slow the second is to start
+    first = start(tmp_path, 0.3)
     wait_for_stores(tmp_path, first)
-    second = start(tmp_path, 0)
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 2, output
-    assert output.startswith("error: guidance/mini/captions.zarr: another run is writing this store")
+    with pytest.raises(InputError, match=r"^guidance/mini/captions\.zarr: another run is writing this store"):
+        run_guidance(fake_backends.config(), "mini")
+    assert first.poll() is None
     first.kill()
     first.wait()
 
