@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from pipeline.errors import InputError
 from pipeline.images import write_atomically
 from pipeline.manifest import Sample, nearest, read_manifest
+from pipeline.objects import ObjectPath, Place
 
 PARAMS = Path("params.yaml")
 STRICT = ConfigDict(extra="forbid")
@@ -277,6 +279,11 @@ SECTIONS = (
 """Every section of params.yaml: the pipeline's, then the model's (model/config.py)."""
 
 
-def guidance_dir(dataset: str) -> Path:
-    """Folder of a data set's guidance stores."""
-    return Path("guidance") / dataset
+GUIDANCE_VARIABLE = "RWKVFUSION_GUIDANCE"
+
+
+def guidance_dir(dataset: str) -> Place:
+    """Folder of a data set's guidance stores: below `$RWKVFUSION_GUIDANCE`, a folder or a URL such as
+    `s3://bucket/prefix`, else below `guidance`."""
+    root = os.environ.get(GUIDANCE_VARIABLE) or "guidance"
+    return (ObjectPath(root) if "://" in root else Path(root)) / dataset

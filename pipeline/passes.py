@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import guidance_dir
 from pipeline.errors import SetupError
 from pipeline.images import SampleImages, read_sample
 from pipeline.manifest import Sample
+from pipeline.objects import Place
 from pipeline.parallel import in_threads
 from pipeline.store import Record, SampleInstances, Store, open_store
 
@@ -61,12 +61,12 @@ class Stage:
         return store_kind(self.name)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Its store."""
         return guidance_dir(self.dataset) / f"{self.kind}.zarr"
 
     @property
-    def path_before(self) -> Path:
+    def path_before(self) -> Place:
         """The store of the stage before."""
         return guidance_dir(self.dataset) / f"{store_kind(self.before or '')}.zarr"
 
@@ -193,7 +193,7 @@ def _absolute(sample: Sample) -> Sample:
 
 
 @lru_cache(maxsize=8)
-def _store(path: Path, of_pass: str) -> Store:
+def _store(path: Place, of_pass: str) -> Store:
     """A store as it was when a pass first needed it here."""
     return open_store(path)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.images import write_atomically
+from pipeline.durability import write_whole
 from pipeline.passes import Stage
 
 SHOWN_ERRORS = 5
@@ -72,8 +72,7 @@ def write_errors(stage: Stage, errors: Mapping[str, str]) -> None:
             files = [str(source.path) for source in sample.sources]
             file_named = next((name for name in files if name in errors[sample.id]), "")
             table.writerow([sample.id, file_named, reason or remedy, remedy if reason else ""])
-    content = text.getvalue().encode()
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_whole(path, text.getvalue().encode())
 
 
 def report(stage: Stage, summary: Summary, errors: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
@@ -55,13 +55,12 @@ def run_together(
     started = time.perf_counter()
     workers = workers or os.cpu_count() or 1
     with ExitStack() as locks:
-        for stage in stages:
-            locks.enter_context(locked(stage.path))
+        still_locked = [locks.enter_context(locked(stage.path)) for stage in stages]
         stages = [as_imported(stage) for stage in stages]
         content, unreadable = _hash(stages[0].samples, workers, {} if hashes is None else hashes)
         works: list[_Work] = []
-        for stage in stages:
-            works.append(_Work(stage, content, unreadable, works))
+        for stage, check in zip(stages, still_locked, strict=True):
+            works.append(_Work(stage, content, unreadable, works, check))
         _compute_all(works, content, batch, workers, scheduler)
     for work in works:
         write_errors(work.stage, work.errors)
@@ -80,8 +79,10 @@ class _Work:
         content: Mapping[str, str],
         unreadable: Mapping[str, str],
         earlier: Sequence[_Work],
+        check_lock: Callable[[], None],
     ) -> None:
         self.stage = stage
+        self._check_lock = check_lock
         self.errors = dict(unreadable)
         self.busy = 0.0
         self.store: Store
@@ -150,6 +151,11 @@ class _Work:
                 complete.append(self._records.pop(number))
         return [records for records in complete if records]
 
+    def write(self, records: Mapping[str, Record], content: Mapping[str, str]) -> None:
+        """Write a whole shard, if nobody else may be writing the store."""
+        self._check_lock()
+        self.store.write(records, content)
+
     def summary(self, seconds: float) -> Summary:
         """What was done."""
         return Summary(
@@ -212,7 +218,7 @@ def _compute_all(
         for part, found in zip(batches, outcomes, strict=True):
             for work, ids, outcome in zip(works, part.pending, found, strict=True):
                 for records in work.take(part, ids, outcome):
-                    writer.write(work.store, records)
+                    writer.write(work, records)
                 advance(work.stage.name, len(ids))
 
 
@@ -256,11 +262,11 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def write(self, store: Store, records: Mapping[str, Record]) -> None:
+    def write(self, work: _Work, records: Mapping[str, Record]) -> None:
         """Hand a shard in. Raises what went wrong with an earlier one."""
         while len(self._waiting) > WRITES_WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._executor.submit(store.write, records, self._content))
+        self._waiting.append(self._executor.submit(work.write, records, self._content))
 
     def __exit__(self, *failure: object) -> None:
         self._executor.shutdown(wait=True)

@@ -11,18 +11,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from io import FileIO
-from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
 from numcodecs.zstd import decompress
 
+from pipeline.objects import Place
+
 _ABSENT = 2**64 - 1  # offset of a chunk that was never written
 
 
 def read_window(
-    file: Path,
+    file: Place,
     shard: tuple[int, ...],
     chunk: tuple[int, ...],
     dtype: np.dtype,
@@ -57,14 +58,14 @@ def read_window(
     return values
 
 
-def _index(file: FileIO, count: int) -> np.ndarray:
+def _index(file: BinaryIO, count: int) -> np.ndarray:
     """Offsets and lengths (count, 2) of a shard's chunks."""
     size = 16 * count + 4
     file.seek(-size, os.SEEK_END)
     return np.frombuffer(_checked(file.read(size), size), "<u8").reshape(-1, 2)
 
 
-def _chunk(file: FileIO, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _chunk(file: BinaryIO, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if offset == _ABSENT:
         raise ValueError("a chunk is missing")
     file.seek(offset)

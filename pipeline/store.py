@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import ObjectStore
 
 from pipeline.config import MASK_CHANNELS
-from pipeline.durability import full_disk_explained, locked, recover, swap, uninterrupted
+from pipeline.durability import full_disk_explained, locked, recover, remove, swap, uninterrupted
 from pipeline.errors import InputError
+from pipeline.objects import ObjectPath, Place, connection
 from pipeline.records import (
     EVERY_KIND,
     LAYOUT,
@@ -65,7 +65,7 @@ _CODECS = (ZstdCodec(level=3), Crc32cCodec())
 class Store:
     """One store: n samples in manifest order, each done or not. Made by `open_store` and `create_store`."""
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         attributes: dict[str, Any] = group.attrs.asdict()
         self.kind: str = attributes["kind"]
@@ -203,7 +203,10 @@ class Store:
         window = (*(slice(0, size) for size in rest), *window)
         file, length = self._check_file(name, row), array.shards[0]
         try:
-            return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
+            with connection(self.path):
+                return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
+        except InputError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise damaged(self.path, f"array '{name}': {error}") from error
 
@@ -223,19 +226,21 @@ class Store:
 
     def _read(self, name: str, selection: Any) -> Any:
         try:
-            return self._arrays[name][selection]
-        except MemoryError:
+            with connection(self.path):
+                return self._arrays[name][selection]
+        except (MemoryError, InputError):
             raise
         except Exception as error:  # zarr and its codecs raise a dozen types for damaged bytes
             raise damaged(self.path, f"array '{name}': {error}") from error
 
-    def _check_file(self, name: str, row: int) -> Path:
+    def _check_file(self, name: str, row: int) -> Place:
         """The file of a row. zarr reads a missing file as zeros; a done sample must have one."""
         array = self._arrays[name]
         length = (array.shards or array.chunks)[0]
-        file = self.path.joinpath(name, "c", str(row // length), *("0" for _ in array.shape[1:]))
+        below = "/".join([name, "c", str(row // length), *("0" for _ in array.shape[1:])])
+        file = self.path / below
         if not file.is_file():
-            raise damaged(self.path, f"{file.relative_to(self.path)} is missing")
+            raise damaged(self.path, f"{below} is missing")
         return file
 
     def _done_row(self, sample: str) -> int:
@@ -250,7 +255,7 @@ class Store:
         }
 
 
-def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Store:
+def open_store(path: Place, mode: Literal["r", "r+"] = "r") -> Store:
     """Open a store. Raises InputError when it is absent, damaged or of another schema."""
     attributes = read_attributes(path)
     if attributes is None:
@@ -260,7 +265,8 @@ def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Store:
             f"{path}: written in schema {attributes.get('schema')}, not {SCHEMA}; {remedy(path)}"
         )
     try:
-        return Store(path, zarr.open_group(path, mode=mode, zarr_format=3))
+        with connection(path):
+            return Store(path, zarr.open_group(_zarr_store(path, mode == "r"), mode=mode, zarr_format=3))
     except InputError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
@@ -268,7 +274,7 @@ def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Store:
 
 
 def create_store(
-    path: Path,
+    path: Place,
     kind: str,
     ids: Sequence[str],
     config: Mapping[str, Any],
@@ -286,7 +292,7 @@ def create_store(
 
 
 def prepare_store(
-    path: Path,
+    path: Place,
     kind: str,
     content: Mapping[str, str],
     config: Mapping[str, Any],
@@ -326,7 +332,7 @@ def prepare_store(
 
 
 def _create(
-    path: Path,
+    path: Place,
     kind: str,
     ids: Sequence[str],
     config: Mapping[str, Any],
@@ -336,7 +342,7 @@ def _create(
 ) -> Store:
     """Create the empty store under its temporary name."""
     temporary = path.with_name(path.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     attributes = {
         "schema": SCHEMA,
         "kind": kind,
@@ -344,12 +350,17 @@ def _create(
         "upstream": upstream,
         "config": dict(config),
     }
-    group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
+    group = zarr.create_group(_zarr_store(temporary), zarr_format=3, attributes=attributes)
     for name, array in (EVERY_KIND | LAYOUT[kind]).items():
         _create_array(group, name, array, len(ids), sizes)
     for name, values in {"id": list(ids), "content": [""] * len(ids), "done": [0] * len(ids)}.items():
         _array(group, name)[:] = np.array(values, dtype=np.uint8 if name == "done" else object)
     return Store(temporary, group)
+
+
+def _zarr_store(path: Place, read_only: bool = False) -> Any:
+    """What zarr opens."""
+    return ObjectStore(path.folder_store, read_only=read_only) if isinstance(path, ObjectPath) else path
 
 
 def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Mapping[str, int]) -> None:

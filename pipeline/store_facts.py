@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.objects import Place
 
 SCHEMA = 1
 
@@ -19,7 +19,7 @@ def fingerprint(config: Mapping[str, Any], upstream: str | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_attributes(path: Path) -> dict[str, Any] | None:
+def read_attributes(path: Place) -> dict[str, Any] | None:
     """The store's own attributes before anything else of it is trusted; None when there is no store."""
     if not path.exists():
         return None
@@ -51,7 +51,7 @@ def why_stale(
     )
 
 
-def remedy(path: Path) -> str:
+def remedy(path: Place) -> str:
     """What the user is to do where a store is missing or of no use."""
     if path.parent.name == "images":
         return "train again: it is a cache"
@@ -59,7 +59,7 @@ def remedy(path: Path) -> str:
     return f"run `python -m pipeline {stage} --dataset {path.parent.name}`"
 
 
-def damaged(path: Path, what: str) -> InputError:
+def damaged(path: Place, what: str) -> InputError:
     """The error for a store that cannot be trusted."""
     return InputError(
         f"{path}: the store is damaged ({' '.join(what.split())}); delete it and {remedy(path)}"
