@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.images import display, read_sample, write_atomically
 from pipeline.inspect import Pixels, object_colour, outline
 from pipeline.manifest import SPLITS, Sample, nearest
+from pipeline.objects import Place
 from pipeline.records import Caption, Instances, MergedMasks, SampleInstances
 from pipeline.store import Record, Store, open_store
 
@@ -113,7 +114,7 @@ def select(samples: Sequence[Sample], which: str, split: str, manifest: str) -> 
     return chosen
 
 
-def _opened(path: Path) -> Store | None:
+def _opened(path: Place) -> Store | None:
     return open_store(path) if path.exists() else None
 
 

@@ -9,17 +9,16 @@ without one fail with the remedy, and what follows is computed anew when another
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.durability import recover, swap
+from pipeline.durability import recover, remove, swap
 from pipeline.errors import InputError
+from pipeline.objects import Place
 from pipeline.store import Record, create_store, fingerprint, locked, open_store
 
 if TYPE_CHECKING:
-    from pipeline.runner import Inputs, Stage
+    from pipeline.passes import Inputs, Stage
 
 
 def as_imported(stage: Stage) -> Stage:
@@ -50,7 +49,7 @@ def as_imported(stage: Stage) -> Stage:
 
 
 def write_imported(
-    path: Path,
+    path: Place,
     kind: str,
     content: Mapping[str, str],
     present: Collection[str],
@@ -78,4 +77,4 @@ def write_imported(
                 store.write({sample: record(sample) for sample in shard}, content)
             swap(beside, path)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            remove(beside)

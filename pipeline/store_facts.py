@@ -27,6 +27,8 @@ def read_attributes(path: Place) -> dict[str, Any] | None:
         attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         if {"schema", "kind", "fingerprint", "upstream", "config"} <= set(attributes):
             return dict(attributes)
+    except InputError:  # storage that does not answer says nothing of the store
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"zarr.json: {error}") from error
     raise damaged(path, "zarr.json lacks this project's attributes")

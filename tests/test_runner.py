@@ -1,6 +1,7 @@
 """A stage does what is missing and nothing else, keeps what is finished, and sets faults apart."""
 
 import csv
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 from fake_backends import Captioner, make_dataset, use_fakes
 from fake_backends import config as configuration
 
-from pipeline import boxes, captions, masks, passes, texts
+from pipeline import boxes, captions, masks, passes, runner, texts
 from pipeline.errors import InputError
 from pipeline.images import SampleImages, write_image
-from pipeline.manifest import Sample
+from pipeline.manifest import Sample, content_hash
 from pipeline.store import Caption, SampleInstances, Text, locked, open_store
 
 N = 40
@@ -208,6 +209,52 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (summary.current, summary.computed) == (32, N - 32)
     assert len(seen(captioner)) == N - 32
     assert contents() == whole
+
+
+@pytest.mark.parametrize("allowed", range(8, 14))
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    captions.run(configuration(), "mini")
+    whole = contents()
+    shutil.rmtree(CAPTIONS)
+    replace, count = Path.replace, 0
+
+    def fill_up(source: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count > allowed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", fill_up)  # creating the store takes eight
+    with pytest.raises(InputError, match=r"captions\.zarr: the disk is full"):
+        captions.run(configuration(), "mini")
+    monkeypatch.setattr(Path, "replace", replace)
+    after = open_store(CAPTIONS)
+    assert all(f"Scène {s}, " in after.get(s).text for s in after.ids if after.is_done(s))
+    captions.run(configuration(), "mini")
+    assert contents() == whole
+
+
+def test_files_are_hashed_once_unless_they_change(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def counted(sample: Sample) -> str:
+        hashed.append(sample.id)
+        return content_hash(sample)
+
+    monkeypatch.setattr(runner, "content_hash", counted)
+    stage, known = captions.stage(configuration(), "mini"), {}
+    runner.run_together([stage], hashes=known)
+    assert len(hashed) == N
+    write_image(Path("images/visible/s004.png"), np.ones((3, 24, 32), np.float32))
+    Path("images/visible/s005.png").unlink()
+    (summary,) = runner.run_together([stage], hashes=known)
+    assert sorted(hashed[N:]) == ["s004", "s005"]
+    assert (summary.computed, summary.failed, summary.current) == (1, 1, N - 2)
 
 
 def test_stages_want_the_one_before(captioner: Captioner) -> None:
