@@ -259,3 +259,10 @@ def _encode_instances(record: SampleInstances) -> Row:
         if source.mask is not None and k:
             row["mask"][s] = pack(source.mask, "uint64")
     return row
+
+
+def fill(row: np.ndarray, value: Any) -> None:
+    """Put a value into the (1, ...) row of a shard, from its corner; what is larger is cut."""
+    value = np.asarray(value, dtype=row.dtype)
+    window = tuple(slice(min(have, want)) for have, want in zip(value.shape, row.shape[1:], strict=True))
+    row.reshape(row.shape[1:])[window] = value[window]

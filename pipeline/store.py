@@ -32,6 +32,7 @@ from pipeline.records import (
     Text,
     decode,
     encode,
+    fill,
     unpack,
 )
 from pipeline.shards import read_window
@@ -178,7 +179,7 @@ class Store:
         for row in rows.keys() & range(block.start, block.stop):
             values = rows[row]()
             for name, shard in shards.items():
-                _fill(shard[row - block.start : row - block.start + 1], values[name])
+                fill(shard[row - block.start : row - block.start + 1], values[name])
         for name, shard in shards.items():
             self._arrays[name][block] = shard
             self._blocks.pop(name, None)
@@ -392,13 +393,6 @@ def _array(group: zarr.Group, name: str) -> Any:
 def _zeros(array: Any, n: int) -> np.ndarray:
     shape = (n, *array.shape[1:])
     return np.full(shape, "", dtype=object) if _is_text(array) else np.zeros(shape, array.dtype)
-
-
-def _fill(row: np.ndarray, value: Any) -> None:
-    """Put a value into the (1, ...) row of a shard, from its corner; what is larger is cut."""
-    value = np.asarray(value, dtype=row.dtype)
-    window = tuple(slice(min(have, want)) for have, want in zip(value.shape, row.shape[1:], strict=True))
-    row.reshape(row.shape[1:])[window] = value[window]
 
 
 def _is_text(array: Any) -> bool:
