@@ -207,7 +207,7 @@ def guidance(
         config = load_pipeline()
         for name in config.checkpoints(dataset):
             locate(name)  # before hours of work end at a later stage
-        summaries = run_guidance(config, dataset)
+        summaries = run_guidance(config, dataset, scheduler=scheduler)
     _finish(summaries)
 
 

@@ -1,6 +1,7 @@
 """Guidance on a dask cluster: a scheduler and two worker processes give the bytes that one process gives."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,8 +12,10 @@ import fake_backends
 import pytest
 from distributed import Client, LocalCluster
 from test_guidance import contents
+from typer.testing import CliRunner
 
 from pipeline import boxes, captions, masks, parallel, texts
+from pipeline.cli import app
 from pipeline.errors import InputError
 from pipeline.guidance import run_guidance
 from pipeline.progress import Summary
@@ -100,3 +103,19 @@ def test_clusters_that_cannot_work_are_named(tmp_path: Path, monkeypatch: pytest
         pytest.raises(InputError, match="has no workers; start one per GPU"),
     ):
         run_guidance(fake_backends.config(), "mini", scheduler=empty.scheduler_address)
+
+
+@pytest.mark.parametrize("command", ["captions", "texts", "boxes", "masks", "merge", "guidance"])
+def test_every_command_hands_the_address_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A scheduler that is not there is noticed by every stage that has something to compute."""
+    fake_backends.make_dataset(tmp_path, SIZES[:2])
+    Path("params.yaml").write_text("datasets: {mini: {manifest: mini.csv, root: images}}\n")
+    fake_backends.use_fakes()
+    run_guidance(fake_backends.config(), "mini")
+    store = "merged" if command == "merge" else "captions" if command == "guidance" else command
+    shutil.rmtree(f"guidance/mini/{store}.zarr")
+    monkeypatch.setattr(parallel, "PATIENCE", 0.3)
+    result = CliRunner().invoke(app, [command, "--dataset", "mini", "--scheduler", "tcp://127.0.0.1:9"])
+    assert result.exit_code == 2
