@@ -162,10 +162,10 @@ def _dvc(arguments: Sequence[str]) -> str:
 
 
 def results(chosen: Sequence[Experiment], dataset: str) -> dict[str, dict[str, float]]:
-    """Experiment's name -> metric -> mean of the network, for those that have finished."""
+    """Experiment's name -> metric -> mean of the network, for those of this commit that have finished."""
     found: dict[str, dict[str, float]] = {}
     wanted = {experiment.name: experiment for experiment in chosen}
-    for entry in json.loads(_dvc(["exp", "show", "--json", "--all-commits"])):
+    for entry in json.loads(_dvc(["exp", "show", "--json"])):
         for group in entry.get("experiments") or ():
             for revision in group.get("revs", ()):
                 experiment = wanted.get(revision.get("name") or group.get("name") or "")
@@ -183,7 +183,7 @@ def table_of(table: int, task: str, dataset: str, found: Mapping[str, Mapping[st
     """Markdown: a row per variant, every metric as ours / the paper's; – where there is none."""
     columns = COLUMNS[task]
     title = f"Table {table}, {task}: ours on {dataset} / the paper's on {DATA[table][task]}"
-    heads = ["row", "variant", *[f"{name} {arrow(name)}" for name in columns]]
+    heads = ["row", "variant", *[f"{n} {'↓' if n == 'LPIPS' else arrow(n)}" for n in columns]]
     lines = [title, "", _line(heads), _line(["---", "---", *["---:"] * len(columns)])]
     for row, variant in variants_of(table).items():
         own = found.get(f"table{table}-{row}-{task.replace('_', '-')}", {})
