@@ -34,6 +34,14 @@ class ColourChoice(StrEnum):
     gray = "gray"
 
 
+class CacheChoice(StrEnum):
+    """Where `train` keeps decoded images."""
+
+    auto = "auto"
+    memory = "memory"
+    disk = "disk"
+
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
@@ -59,13 +67,20 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 is this one.")] = 0,
+    cache: Annotated[
+        CacheChoice, typer.Option(help="Decoded images in memory or on disk; auto goes by their size.")
+    ] = CacheChoice.auto,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash all files of large data sets too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard too.")] = False,
 ) -> None:
     """Train one task's network on cached guidance; goes on where an interrupted run stopped."""
     with exit_on_error():
         from model.train import train as run
 
         _keep_freed_memory()
-        run(dataset, task, device=device, workers=workers)
+        run(
+            dataset, task, device=device, workers=workers, cache=cache, verify=verify, tensorboard=tensorboard
+        )
 
 
 class Profile(StrEnum):
@@ -223,8 +238,8 @@ def fuse(
 ) -> None:
     """Fuse images: rwkvfusion fuse visible.png infrared.png -o fused.png"""
     with exit_on_error():
-        from model.data import open_guidance
         from model.fusing import run_jobs
+        from model.guidance import open_guidance
         from model.jobs import jobs_of_paths, jobs_of_samples
 
         _keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -71,19 +71,24 @@ TEXT_GUIDANCE = ("both", "text", "unmerged")
 MASK_GUIDANCE = ("both", "masks", "unmerged")
 """Values of ModelConfig.guidance with text, and with masks."""
 
+VALIDATION_METRICS = ("loss", "Qabf", "SSIM_sum", "PSNR")
+"""Validation figures that weights can be chosen by; of the loss the lowest, of the others the highest."""
+
 DATA_FACTS = ("in_channels", "out_channels", "base", "text_width", "mask_channels")
 """Fields of ModelConfig that the data decide; they are not in params.yaml."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossConfig:
-    """Weights of eq. 19-23.
+    """Weights of eq. 19-23, and terms that others use.
 
     ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
     ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter
     source. ``gradient_target``: ``magnitude`` is eq. 23, ``vector`` keeps the sign and direction of the
     strongest edge. ``supervised``: a fusion task whose samples have a target (simulated defocus, say) is
-    trained against its luminance by eq. 19, as sharpening always is.
+    trained against its luminance by eq. 19, as sharpening always is. ``mask_weight``: how much more the
+    intensity of a pixel counts that lies on an object (1: twice). ``colour``: weight of the spectral angle to
+    the target; only sharpening has bands that could have one.
     """
 
     intensity: float = Field(default=10.0, ge=0)
@@ -94,15 +99,25 @@ class LossConfig:
     gradient_target: Literal["magnitude", "vector"] = "magnitude"
     supervised: bool = False
     ssim_window: int = Field(default=11, ge=3)
+    mask_weight: float = Field(default=0.0, ge=0)
+    colour: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """One training run. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that
-    guidance.
+    """One training run.
+
+    ``mix``: further data sets to draw samples from, each with its weight; that of ``dataset`` is 1.
+    ``batch``: samples of a step, over all processes; ``accumulate``: parts that each process takes one after
+    another, to save memory. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that
+    guidance. ``photometric``: strength of random changes of brightness (model/augmentation.py).
+    ``precision``: of the forward pass; weights, loss and optimiser are float32. ``best_metric``: validation
+    figure by which the weights are chosen, "" for those of the last step; ``patience``: validations without
+    a better one after which training stops, 0 for never.
     """
 
     dataset: str = "demo"
+    mix: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     task: str = "visible_infrared"
     steps: int = Field(default=60, ge=1)
     batch: int = Field(default=4, ge=1)
@@ -114,8 +129,22 @@ class TrainConfig:
     ema: float = Field(default=0.95, ge=0, lt=1)
     text_dropout: float = Field(default=0.25, ge=0, le=1)
     mask_dropout: float = Field(default=0.25, ge=0, le=1)
+    photometric: float = Field(default=0.0, ge=0, le=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
     validate_every: int = Field(default=40, ge=1)
+    best_metric: Literal["", "loss", "Qabf", "SSIM_sum", "PSNR"] = ""
+    patience: int = Field(default=0, ge=0)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"batch {self.batch} cannot be taken in {self.accumulate} equal parts (accumulate)"
+            )
+        if self.patience and not self.best_metric:
+            raise ValueError("patience needs best_metric, the figure that has to get better")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

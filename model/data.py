@@ -1,181 +1,56 @@
-"""Samples, images and guidance joined to tensors, in an order that depends on nothing but the seed."""
+"""FusionDataset: samples, images and guidance joined to tensors by nothing but (seed, epoch, index)."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
+from model.augmentation import photometric, reflected, turned
+from model.batches import Batch, Item, collate
+from model.guidance import Guidance
+from model.image_cache import cached_window, stamp
 from model.masks import by_source, mask_channels
-from pipeline.config import guidance_dir
+from model.order import Key
+from model.planes import Planes, decode
 from pipeline.errors import InputError
-from pipeline.images import luminance, read_image, read_sources
-from pipeline.manifest import SHARPENING_TASKS, Sample
-from pipeline.store import MergedMasks, Store, Text, open_store
+from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
+from pipeline.store import Store
 
 CACHE_BYTES = 2**30  # decoded samples kept in memory; what does not fit is decoded again
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """The two stores that guide fusion; either may be absent."""
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What stays in memory of a sample; masks only where they stay for good."""
 
-    texts: Store | None = None
-    masks: Store | None = None
-
-    def text(self, sample: str) -> Text | None:
-        """Text features of a sample, None when there are none."""
-        if self.texts is None or not self.texts.is_done(sample):
-            return None
-        record = self.texts.get(sample)
-        assert isinstance(record, Text)
-        return record
-
-    @property
-    def text_encoder(self) -> str | None:
-        """Identity of the model that made the text features, None when there are none."""
-        return None if self.texts is None else self.texts.config.get("identity")
-
-    def merged(self, sample: str) -> MergedMasks | None:
-        """Merged masks of a sample, None when there are none."""
-        if not self.has_masks(sample):
-            return None
-        assert self.masks is not None
-        record = self.masks.get(sample)
-        assert isinstance(record, MergedMasks)
-        return record
-
-    def has_masks(self, sample: str) -> bool:
-        """Whether merged masks of the sample are stored."""
-        return self.masks is not None and self.masks.is_done(sample)
-
-
-def open_guidance(dataset: str, use: str = "both") -> Guidance:
-    """Open those guidance stores of a data set that exist; ``use`` is ModelConfig.guidance.
-
-    Raises InputError when a store is damaged.
-    """
-    folder = guidance_dir(dataset)
-
-    def opened(name: str, wanted: bool) -> Store | None:
-        path = folder / f"{name}.zarr"
-        return open_store(path) if wanted and path.exists() else None
-
-    return Guidance(opened("texts", use in TEXT_GUIDANCE), opened("merged", use in MASK_GUIDANCE))
-
-
-@dataclass(frozen=True)
-class Item:
-    """One sample as tensors: sources (C, H, W) in [0, 1], text (T, D), masks (20, H, W) of 0 and 1, or 20 for
-    each source."""
-
-    id: str
-    sources: tuple[Tensor, ...]
-    target: Tensor | None
+    planes: Planes
     text: Tensor | None
-    masks: Tensor | None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Items stacked: sources (B, C, H, W), text (B, T, D) padded with zeros, its lengths (B,)."""
-
-    ids: tuple[str, ...]
-    sources: tuple[Tensor, ...]
-    target: Tensor | None
-    text: Tensor | None
-    text_length: Tensor | None
-    masks: Tensor | None
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-
-        def moved(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device)
-
-        return Batch(
-            self.ids,
-            tuple(source.to(device) for source in self.sources),
-            moved(self.target),
-            moved(self.text),
-            moved(self.text_length),
-            moved(self.masks),
-        )
-
-    def without(self, *, text: bool, masks: bool) -> Batch:
-        """The same batch with the named guidance removed."""
-        return dataclasses.replace(
-            self,
-            text=None if text else self.text,
-            text_length=None if text else self.text_length,
-            masks=None if masks else self.masks,
-        )
-
-
-def collate(items: Sequence[Item]) -> Batch:
-    """Stack items of equal size. Text missing from some has length 0, missing masks are empty."""
-    targets = [item.target for item in items if item.target is not None]
-    masks = [item.masks for item in items if item.masks is not None]
-    height, width = items[0].sources[0].shape[-2:]
-    text, length = pad_texts([item.text for item in items])
-    return Batch(
-        ids=tuple(item.id for item in items),
-        sources=tuple(torch.stack(band) for band in zip(*(item.sources for item in items), strict=True)),
-        target=torch.stack(targets) if targets else None,
-        text=text,
-        text_length=length,
-        masks=torch.stack(
-            [
-                masks[0].new_zeros(masks[0].shape[0], height, width) if item.masks is None else item.masks
-                for item in items
-            ]
-        )
-        if masks
-        else None,
-    )
-
-
-def pad_texts(texts: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-    """Text features (T_i, D) to one (B, T, D) tensor and lengths (B,); (None, None) when nobody has text."""
-    known = [text for text in texts if text is not None]
-    if not known:
-        return None, None
-    length = torch.tensor([0 if text is None else len(text) for text in texts])
-    padded = torch.zeros(len(texts), int(length.max()), known[0].shape[1])
-    for row, text in enumerate(texts):
-        if text is not None:
-            padded[row, : len(text)] = text
-    return padded, length
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    sources: tuple[np.ndarray, ...]  # float32 (C, h, w)
-    target: np.ndarray | None
-    text: Tensor | None
-    masks: np.ndarray | None  # bool (c, H, W)
-    mask_sources: np.ndarray | None = None  # uint32 (c,), bit s = seen in source s
+    masks: np.ndarray | None = None  # bool (c, H, W)
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*self.sources, self.target, self.masks) if array is not None)
+        return self.planes.nbytes + (0 if self.masks is None else self.masks.nbytes)
 
 
 class FusionDataset(Dataset[Item]):
     """Samples of ONE task as tensors.
 
     Fusion tasks give luminance, with ``supervised`` that of the target too; sharpening tasks give all bands
-    and the target. In training an item is
-    a random crop, flipped and turned, the same way for sources, target and masks, and drawn from
-    (seed, epoch, index) alone; otherwise it is the whole image. Images smaller than the crop are reflected.
-    With ``unmerged`` every source has its own set of 20 masks. Raises InputError when samples disagree in
-    number of sources, bands or ratio, or lack a needed target.
+    and the target. In training an item is a random crop, flipped and turned, the same way for sources, target
+    and masks, and drawn from (seed, epoch, index) alone; otherwise it is the whole image. Images smaller than
+    the crop are reflected. ``photometric``: strength of the change of brightness (model/augmentation.py).
+    With ``unmerged`` every source has its own set of 20 masks.
+
+    Images come from the store ``images`` (model/image_cache.py) where one is given, and then only what a crop
+    touches is read; else from their files, kept in memory as far as ``cache_bytes`` go. ``content``: the
+    hash that a sample's files must have; it is compared when the sample is first used.
+
+    Raises InputError when samples disagree in number of sources, bands or ratio, or lack a needed target.
     """
 
     def __init__(
@@ -189,6 +64,9 @@ class FusionDataset(Dataset[Item]):
         cache_bytes: int = CACHE_BYTES,
         unmerged: bool = False,
         supervised: bool = False,
+        photometric: float = 0.0,
+        images: Store | None = None,
+        content: Mapping[str, str] | None = None,
     ) -> None:
         if not samples:
             raise InputError(
@@ -202,12 +80,16 @@ class FusionDataset(Dataset[Item]):
         self.cache_bytes = cache_bytes
         self.unmerged = unmerged
         self.supervised = supervised or task in SHARPENING_TASKS
-        self._cache: dict[int, _Decoded] = {}
+        self.photometric = photometric
+        self.images = images
+        self.content = content or {}
+        self._cache: dict[int, _Kept] = {}
         self._cached_bytes = 0
-        first = self._decoded(0)
-        self.in_channels = tuple(source.shape[0] for source in first.sources)
-        self.ratios = self._ratios(first)
-        self.out_channels = 1 if first.target is None else first.target.shape[0]
+        self._verified: set[int] = set()
+        first = self._first()
+        self.in_channels = first.bands
+        self.ratios = first.ratios
+        self.out_channels = first.outputs
         self.crop = crop // max(self.ratios) * max(self.ratios)
         if self.crop == 0:
             raise InputError(
@@ -220,156 +102,142 @@ class FusionDataset(Dataset[Item]):
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         """Item ``index`` of epoch 0, or of the epoch in ``(epoch, index)``."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        sample, decoded = self.samples[index], self._decoded(index)
-        height, width = decoded.sources[0].shape[1:]
+        return self.item(index, epoch)
+
+    def item(self, index: int, epoch: int = 0, dataset: int = 0) -> Item:
+        """Item ``index`` of an epoch; ``dataset`` tells apart several that are trained on together."""
+        self._verify(index)
+        kept = None if self.images is not None else self._kept(index)
+        height, width = self._size(index, kept)
         if not self.train:
-            masks = decoded.masks
-            if masks is None and self.guidance.has_masks(sample.id):
-                masks = self._window(sample.id, decoded, 0, 0, height, width)
-            return self._item(sample.id, decoded, decoded.sources, decoded.target, masks)
-        random = np.random.default_rng((self.seed, epoch, index))
+            planes, masks = self._window(index, kept, 0, 0, height, width)
+            return self._item(index, kept, planes, masks)
+        random = np.random.default_rng((self.seed, epoch, index, dataset))
         step = max(self.ratios)
         y = step * int(random.integers(max(height - self.crop, 0) // step + 1))
         x = step * int(random.integers(max(width - self.crop, 0) // step + 1))
         turns, flip = int(random.integers(4)), bool(random.integers(2))
+        planes, masks = self._window(index, kept, y, x, min(self.crop, height), min(self.crop, width))
+        if self.photometric:
+            planes = photometric(planes, self.task, self.photometric, random)
 
-        def cut(array: np.ndarray, ratio: int) -> np.ndarray:
-            size = self.crop // ratio
-            window = array[:, y // ratio : y // ratio + size, x // ratio : x // ratio + size]
-            return _turned(_reflected(window, size), turns, flip)
+        def laid(array: np.ndarray, ratio: int = 1) -> np.ndarray:
+            return turned(reflected(array, self.crop // ratio), turns, flip)
 
-        masks = None
-        if self.guidance.has_masks(sample.id):
-            window = self._window(sample.id, decoded, y, x, min(self.crop, height), min(self.crop, width))
-            masks = _turned(_reflected(window, self.crop), turns, flip)
-        return self._item(
-            sample.id,
-            decoded,
-            tuple(cut(source, ratio) for source, ratio in zip(decoded.sources, self.ratios, strict=True)),
-            None if decoded.target is None else cut(decoded.target, 1),
-            masks,
-        )
+        sources = tuple(laid(*pair) for pair in zip(planes.sources, self.ratios, strict=True))
+        target = None if planes.target is None else laid(planes.target)
+        return self._item(index, kept, Planes(sources, target), None if masks is None else laid(masks))
 
-    def _window(self, sample: str, decoded: _Decoded, y: int, x: int, height: int, width: int) -> np.ndarray:
-        if decoded.masks is not None:
-            return decoded.masks[:, y : y + height, x : x + width]
+    def _size(self, index: int, kept: _Kept | None) -> tuple[int, int]:
+        if kept is None:
+            assert self.images is not None
+            return self.images.size(self.samples[index].id)
+        height, width = kept.planes.sources[0].shape[1:]
+        return height, width
+
+    def _window(
+        self, index: int, kept: _Kept | None, y: int, x: int, height: int, width: int
+    ) -> tuple[Planes, np.ndarray | None]:
+        """Images and masks of a window, bool (c, height, width)."""
+        sample = self.samples[index].id
+        if kept is None:
+            assert self.images is not None
+            planes = cached_window(self.images, sample, y, x, height, width)
+        else:
+            planes = kept.planes.window(y, x, height, width)
+        if kept is not None and kept.masks is not None:
+            return planes, kept.masks[:, y : y + height, x : x + width]
+        if not self.guidance.has_masks(sample):
+            return planes, None
         assert self.guidance.masks is not None
-        return self.guidance.masks.merged_crop(sample, y, x, height, width)
+        return planes, self.guidance.masks.merged_crop(sample, y, x, height, width)
 
-    def _item(
-        self,
-        sample: str,
-        decoded: _Decoded,
-        sources: Sequence[np.ndarray],
-        target: np.ndarray | None,
-        masks: np.ndarray | None,
-    ) -> Item:
+    def _item(self, index: int, kept: _Kept | None, planes: Planes, masks: np.ndarray | None) -> Item:
+        sample, sets = self.samples[index].id, 1
         if masks is not None and self.unmerged:
-            masks = by_source(masks, decoded.mask_sources, len(sources), sample)
+            assert self.guidance.masks is not None
+            sets = len(planes.sources)
+            masks = by_source(masks, self.guidance.masks.origins(sample), sets, sample)
         return Item(
             sample,
-            tuple(torch.from_numpy(np.ascontiguousarray(source)) for source in sources),
-            None if target is None else torch.from_numpy(np.ascontiguousarray(target)),
-            decoded.text,
-            None if masks is None else mask_channels(masks, len(sources) if self.unmerged else 1),
+            tuple(torch.from_numpy(np.ascontiguousarray(source)) for source in planes.sources),
+            None if planes.target is None else torch.from_numpy(np.ascontiguousarray(planes.target)),
+            self._text(sample) if kept is None else kept.text,
+            None if masks is None else mask_channels(masks, sets, torch.bool),
         )
 
-    def _decoded(self, index: int) -> _Decoded:
+    def _text(self, sample: str) -> Tensor | None:
+        text = self.guidance.text(sample)
+        return None if text is None else torch.from_numpy(text.features.astype(np.float32))
+
+    def _first(self) -> Planes:
+        if self.images is None:
+            return self._kept(0).planes
+        sample = self.samples[0].id
+        return cached_window(self.images, sample, 0, 0, *self.images.size(sample))
+
+    def _kept(self, index: int) -> _Kept:
         if index in self._cache:
             return self._cache[index]
-        decoded = self._decode(self.samples[index])
+        sample = self.samples[index]
+        planes = decode(sample, self.task, self.supervised)
+        self._check(sample, planes)
+        kept = _Kept(planes, self._text(sample.id))
         # Whole masks are worth reading only when they stay: the store cuts crops out more cheaply.
-        merged = self.guidance.merged(self.samples[index].id)
-        if merged is not None:
-            decoded = dataclasses.replace(decoded, mask_sources=merged.sources)
-        kept = decoded if merged is None else dataclasses.replace(decoded, masks=merged.mask)
-        if self._cached_bytes + kept.nbytes > self.cache_bytes:
-            return decoded
-        self._cache[index] = kept
-        self._cached_bytes += kept.nbytes
-        return kept
+        merged = self.guidance.merged(sample.id)
+        whole = kept if merged is None else _Kept(planes, kept.text, merged.mask)
+        if self._cached_bytes + whole.nbytes > self.cache_bytes:
+            return kept
+        self._cache[index] = whole
+        self._cached_bytes += whole.nbytes
+        return whole
 
-    def _decode(self, sample: Sample) -> _Decoded:
-        images = read_sources(sample)
-        target = None
-        sharpening = self.task in SHARPENING_TASKS
-        sources = tuple(image.pixels if sharpening else luminance(image.pixels)[None] for image in images)
-        if self.supervised:
-            if sample.target is None:
-                raise InputError(
-                    f"sample '{sample.id}' has no target, which {self.task} is trained against"
-                    f"{'' if sharpening else ' because loss.supervised is set'}; "
-                    "fill the target column of the manifest or drop the row"
-                )
-            target = read_image(sample.target, sample.bits).pixels
-            target = target if sharpening else luminance(target)[None]
-            if target.shape[1:] != sources[0].shape[1:]:
-                raise InputError(
-                    f"sample '{sample.id}': the target is {target.shape[1]}x{target.shape[2]} but "
-                    f"{sample.roles[0]} is {sources[0].shape[1]}x{sources[0].shape[2]} "
-                    f"({sample.target}); make them equal"
-                )
-        text = self.guidance.text(sample.id)
-        decoded = _Decoded(
-            sources,
-            target,
-            None if text is None else torch.from_numpy(text.features.astype(np.float32)),
-            None,
-        )
-        self._check(sample, decoded)
-        return decoded
-
-    @staticmethod
-    def _ratios(decoded: _Decoded) -> tuple[int, ...]:
-        height = decoded.sources[0].shape[1]
-        return tuple(height // source.shape[1] for source in decoded.sources)
-
-    def _check(self, sample: Sample, decoded: _Decoded) -> None:
+    def _check(self, sample: Sample, planes: Planes) -> None:
         """Samples that are stacked into one batch must have the same make-up as the first one."""
         if not hasattr(self, "out_channels"):
             return
-        bands = tuple(source.shape[0] for source in decoded.sources)
-        outputs = 1 if decoded.target is None else decoded.target.shape[0]
-        if (bands, self._ratios(decoded), outputs) != (self.in_channels, self.ratios, self.out_channels):
+        if (planes.bands, planes.ratios, planes.outputs) != (
+            self.in_channels,
+            self.ratios,
+            self.out_channels,
+        ):
             raise InputError(
-                f"sample '{sample.id}' has sources of {bands} bands at ratios {self._ratios(decoded)}, "
+                f"sample '{sample.id}' has sources of {planes.bands} bands at ratios {planes.ratios}, "
                 f"sample '{self.samples[0].id}' {self.in_channels} at {self.ratios}; "
                 "keep them in separate data sets"
             )
 
+    def _verify(self, index: int) -> None:
+        """Compare a sample's files, when it is first used, with those that were cached and described."""
+        if index in self._verified:
+            return
+        sample = self.samples[index]
+        expected = self.content.get(sample.id, "")
+        if self.images is None:
+            unchanged = not expected or content_hash(sample) == expected
+        else:
+            cached = self.images.content(sample.id)
+            untouched = stamp(sample) == self.images.stamp(sample.id)  # then there is no need to read them
+            unchanged = expected in ("", cached) and (untouched or content_hash(sample) == cached)
+        if not unchanged:
+            raise InputError(
+                f"sample '{sample.id}' has changed since its guidance or its cached images were made; run "
+                "`typer pipeline guidance` for its data set, and train with --verify once"
+            )
+        self._verified.add(index)
 
-def _turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
-    turned = np.rot90(array, turns, axes=(1, 2))
-    return turned[:, :, ::-1] if flip else turned
 
+class Batches(Dataset["Batch | InputError"]):
+    """Whole batches by their keys; what is wrong with a sample is returned, so that it can be told from a
+    worker process as from this one."""
 
-def _reflected(window: np.ndarray, size: int) -> np.ndarray:
-    missing = [(0, size - length) for length in window.shape[1:]]
-    return (
-        np.pad(window, [(0, 0), *missing], mode="symmetric") if any(sum(pair) for pair in missing) else window
-    )
+    def __init__(self, datasets: Sequence[FusionDataset]) -> None:
+        self.datasets = datasets
 
-
-class EndlessBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) from step ``start`` to ``stop``: shuffled epochs laid end to end.
-
-    Batch t depends on (seed, t) only, so training continues after a break with the very next batch.
-    """
-
-    def __init__(self, length: int, batch: int, seed: int, start: int, stop: int) -> None:
-        self.length, self.batch, self.seed, self.start, self.stop = length, batch, seed, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, np.ndarray] = {}
-        for step in range(self.start, self.stop):
-            keys = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
-                epoch, place = divmod(position, self.length)
-                if epoch not in orders:
-                    orders = {e: o for e, o in orders.items() if e == epoch - 1}
-                    orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                keys.append((epoch, int(orders[epoch][place])))
-            yield keys
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | InputError:
+        try:
+            return collate(
+                [self.datasets[dataset].item(index, epoch, dataset) for dataset, epoch, index in keys]
+            )
+        except InputError as error:
+            return error

@@ -9,7 +9,7 @@ from model.complexity import count_operations, example, measure
 from model.inference import find_weights
 from model.network import RWKVFusion
 from model.presets import preset
-from model.record import read_record
+from model.record import read_record, training_time
 
 SIDE = 64  # of the sample that operations are counted for, as in Tables 4 and 5
 TOKENS = 64  # of the text
@@ -52,12 +52,12 @@ def describe_weights(name: str) -> str:
     """The history of trained weights, by task id or path. Raises InputError when there are none."""
     path = find_weights(name)
     record = read_record(path)
-    train = record["train"]
+    train, time = record["train"], training_time(path, record)
     lines = [
         f"{path}: {record['task']}, sources {' + '.join(record['roles'])}",
         f"trained    on data set {record['dataset']}, {len(record['train_samples'])} samples "
         f"({len(record['validation_samples'])} for validation), {train['steps']} steps of {train['batch']} "
-        f"crops of {train['crop']}, seed {train['seed']}, {record['seconds']:.0f} s, {record['finished']}",
+        f"crops of {train['crop']}, seed {train['seed']}" + (f", {time[0]:.0f} s, {time[1]}" if time else ""),
         f"guidance   {record['guidance']}",
         "metrics    "
         + (", ".join(f"{key} {value:.4g}" for key, value in record["metrics"].items()) or "none"),

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from model.config import load_config, report_dir
-from model.data import open_guidance
+from model.guidance import open_guidance
 from model.inference import Fuser as Network
 from model.inference import load_model, load_weights
 from model.measure import OPTIONS, Options, read_fused

@@ -19,7 +19,7 @@ from pipeline.images import Image, read_sources, write_image
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash, file_of
 
 if TYPE_CHECKING:
-    from model.data import Guidance
+    from model.guidance import Guidance
 
 
 @dataclass

@@ -15,29 +15,54 @@ _C1, _C2 = 0.01**2, 0.03**2  # of SSIM for a data range of 1
 
 
 def fusion_loss(
-    fused: Tensor, sources: Sequence[Tensor], target: Tensor | None, config: LossConfig
+    fused: Tensor,
+    sources: Sequence[Tensor],
+    target: Tensor | None,
+    config: LossConfig,
+    masks: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss of a batch and its parts, unweighted; `loss` is what to minimise.
 
-    With a target eq. 19: parts `l1`, `ssim`. Without one eq. 20: parts `intensity`, `ssim`, `gradient`; the
-    sources then have the shape of the fused image, and sums over two sources are sums over all.
+    With a target eq. 19: parts `l1`, `ssim`, and `colour` if it has a weight. Without one eq. 20: parts
+    `intensity`, `ssim`, `gradient`; the sources then have the shape of the fused image, and sums over two
+    sources are sums over all. ``masks`` (B, c, H, W), bool: what `config.mask_weight` is about.
     """
     if target is not None:
         l1 = F.l1_loss(fused, target)
         dissimilarity = 1 - ssim(fused, target, config.ssim_window)
-        return {"loss": l1 + config.sharpening_ssim * dissimilarity, "l1": l1, "ssim": dissimilarity}
-    intensity = intensity_loss(fused, sources, config.intensity_target)
+        parts = {"loss": l1 + config.sharpening_ssim * dissimilarity, "l1": l1, "ssim": dissimilarity}
+        if config.colour:
+            parts["colour"] = colour_loss(fused, target)
+            parts["loss"] = parts["loss"] + config.colour * parts["colour"]
+        return parts
+    weight = None
+    if config.mask_weight and masks is not None:
+        weight = 1 + config.mask_weight * masks.any(dim=1, keepdim=True).to(fused.dtype)
+    intensity = intensity_loss(fused, sources, config.intensity_target, weight)
     dissimilarity = torch.stack([1 - ssim(fused, source, config.ssim_window) for source in sources]).sum()
     gradient = gradient_loss(fused, sources, config.gradient_target)
     loss = config.intensity * intensity + config.ssim * dissimilarity + config.gradient * gradient
     return {"loss": loss, "intensity": intensity, "ssim": dissimilarity, "gradient": gradient}
 
 
-def intensity_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "sources") -> Tensor:
-    """Eq. 21 for `sources`; for `maximum` the distance to the brightest source at every pixel."""
-    if target == "maximum":
-        return F.l1_loss(fused, torch.stack(list(sources)).amax(dim=0))
-    return torch.stack([F.l1_loss(fused, source) for source in sources]).sum()
+def intensity_loss(
+    fused: Tensor, sources: Sequence[Tensor], target: str = "sources", weight: Tensor | None = None
+) -> Tensor:
+    """Eq. 21 for `sources`; for `maximum` the distance to the brightest source at every pixel.
+
+    ``weight`` (B, 1, H, W): how much each pixel counts; 1 everywhere if not given.
+    """
+    wanted = [torch.stack(list(sources)).amax(dim=0)] if target == "maximum" else list(sources)
+    distances = [(fused - image).abs() for image in wanted]
+    return torch.stack([(d if weight is None else weight * d).mean() for d in distances]).sum()
+
+
+def colour_loss(fused: Tensor, target: Tensor) -> Tensor:
+    """Mean of 1 - cos of the angle between the bands of a pixel and those of the target (0 to 2).
+
+    The spectral angle mapper measures the angle itself, whose slope is infinite where it is 0.
+    """
+    return (1 - F.cosine_similarity(fused, target, dim=1, eps=1e-6)).mean()
 
 
 def gradient_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "magnitude") -> Tensor:

@@ -26,8 +26,8 @@ def by_source(mask: np.ndarray, sources: np.ndarray | None, count: int, sample: 
     return channels
 
 
-def mask_channels(mask: np.ndarray, sets: int = 1) -> Tensor:
-    """Bool (c, H, W) to the network's float (20 sets, H, W); absent objects are empty channels."""
-    channels = torch.zeros(sets * MASK_CHANNELS, *mask.shape[1:])
+def mask_channels(mask: np.ndarray, sets: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bool (c, H, W) to the network's (20 sets, H, W) of 0 and 1; absent objects are empty channels."""
+    channels = torch.zeros(sets * MASK_CHANNELS, *mask.shape[1:], dtype=dtype)
     channels[: len(mask)] = torch.from_numpy(np.ascontiguousarray(mask))
     return channels

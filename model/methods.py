@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES
-from model.data import Guidance, by_source
 from model.fusing import guidance_for
+from model.guidance import Guidance
 from model.inference import Fuser as Network
 from model.inference import fuse
+from model.masks import by_source
 from model.memory import Memory, code_hash, file_hash, key_of
 from model.results import GUIDED, UNGUIDED, Case
 from model.run import TRAINING_CODE

@@ -1,6 +1,7 @@
 """The record (json) that lies beside trained weights and says what they are."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,18 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them anew"
         )
     return record
+
+
+def training_time(path: Path, record: Mapping[str, Any]) -> tuple[float, str] | None:
+    """Seconds trained and when that ended, of weights and their record; None where nobody noted it.
+
+    Shipped records hold both; those in a run's folder have them beside it (`Run.clock`).
+    """
+    times: Mapping[str, Any] = record
+    if "seconds" not in times:
+        clock = path.parent.with_name(f"{path.parent.name}-time.json")
+        try:
+            times = json.loads(clock.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+    return float(times["seconds"]), str(times.get("finished", ""))

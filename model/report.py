@@ -277,12 +277,11 @@ def _origin(evaluation: Evaluation, tasks: Sequence[str]) -> list[tuple[str, lis
 
 
 def _weights(path: Path) -> str:
-    """Checksum, size and training time of a task's weights, from the record beside them."""
+    """Checksum and size of a task's weights, from the record beside them."""
     if not path.is_file():
         return "not trained here"
     record = json.loads(path.read_text(encoding="utf-8"))
-    size, seconds = f"{record['parameters']:,} parameters", f"trained in {record['seconds']:.0f} s"
-    return f"{record['sha256'][:16]}, {size}, {seconds}"
+    return f"{record['sha256'][:16]}, {record['parameters']:,} parameters"
 
 
 def _commit() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import json
@@ -20,30 +19,33 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, Config, ModelConfig, run_dir
-from model.data import FusionDataset, Guidance, open_guidance
+from model.config import Config, ModelConfig, run_dir
+from model.data import FusionDataset
+from model.guidance import Guidance
 from model.record import FORMAT
-from pipeline.errors import InputError
 from pipeline.images import write_atomically
-from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
+from pipeline.manifest import Sample, content_hash
 
 TRAINING_CODE = (
     *("bi_wkv", "bi_wkv_cpu", "bi_wkv_loops", "bi_wkv_cuda"),
     *("selective_scan", "scan", "windows", "spatial_mix", "operators"),
-    *("blocks", "fusion_variants", "network", "losses", "masks", "data", "train"),
+    *("blocks", "fusion_variants", "network", "losses", "masks"),
+    *("augmentation", "batches", "data", "guidance", "image_cache", "order", "planes", "train"),
 )
+"""Modules that decide the weights."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A task's configuration and data, and the folder its training writes to.
 
-    ``facts`` (name -> value as text) decide the result: every parameter, every sample's content, the stores.
+    ``training``: the data set of that name, then those of ``train.mix``. ``facts`` (name -> value as text)
+    decide the result: every parameter, every sample's content, the stores, the code.
     """
 
     config: Config
     model: ModelConfig
-    training: FusionDataset
+    training: tuple[FusionDataset, ...]
     validation: FusionDataset | None
     facts: dict[str, str]
 
@@ -58,6 +60,26 @@ class Run:
     @property
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
+
+    @property
+    def clock(self) -> Path:
+        """When and how long was trained: outside the folder, whose content a repetition makes anew."""
+        return self.folder.with_name(f"{self.folder.name}-time.json")
+
+    def write_clock(self, seconds: float, finished: bool = False) -> None:
+        """Note the seconds trained so far, and the time if that is all."""
+        times: dict[str, Any] = {"seconds": round(seconds, 1)}
+        if finished:
+            times["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        text = json.dumps(times) + "\n"
+        write_atomically(self.clock, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def seconds_so_far(self) -> float:
+        """Seconds trained until the last checkpoint."""
+        try:
+            return float(json.loads(self.clock.read_text(encoding="utf-8"))["seconds"])
+        except (OSError, ValueError, KeyError):
+            return 0.0
 
     def previous_facts(self) -> dict[str, str] | None:
         """Facts of the weights that lie in the folder; None when there are none."""
@@ -93,33 +115,45 @@ class Run:
         """Remove what an earlier run with other facts left."""
         for name in ("checkpoints", "dvclive"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.clock.unlink(missing_ok=True)
         self.weights.unlink(missing_ok=True)
         self.weights.with_suffix(".json").unlink(missing_ok=True)
 
-    def finish(self, state: Mapping[str, Tensor], metrics: Mapping[str, float], seconds: float) -> None:
-        """Write the weights and, last, the record that makes them count as finished."""
+    def sample_names(self) -> list[str]:
+        """Ids of all training samples, those of further data sets with their names in front."""
+        names = [self.config.train.dataset, *self.config.train.mix]
+        return [
+            sample.id if number == 0 else f"{name}/{sample.id}"
+            for number, (name, part) in enumerate(zip(names, self.training, strict=True))
+            for sample in part.samples
+        ]
+
+    def finish(
+        self, state: Mapping[str, Tensor], metrics: Mapping[str, float], step: int, device: torch.device
+    ) -> None:
+        """Write the weights after ``step`` and, last, the record that makes them count as finished."""
         content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
         config = self.config
         validation = [] if self.validation is None else self.validation.samples
+        first = self.training[0]
         record = {
             "format": FORMAT,
             "task": config.train.task,
             "dataset": config.train.dataset,
-            "roles": list(self.training.samples[0].roles),
-            "ratios": list(self.training.ratios),
+            "roles": list(first.samples[0].roles),
+            "ratios": list(first.ratios),
             "model": dataclasses.asdict(self.model),
             "loss": dataclasses.asdict(config.loss),
             "train": dataclasses.asdict(config.train),
-            "guidance": _guidance_note(self.training.guidance),
-            "text_encoder": self.training.guidance.text_encoder,
-            "train_samples": [sample.id for sample in self.training.samples],
+            "guidance": _guidance_note(first.guidance),
+            "text_encoder": first.guidance.text_encoder,
+            "train_samples": self.sample_names(),
             "validation_samples": [sample.id for sample in validation],
             "metrics": dict(metrics),
             "parameters": sum(value.numel() for value in state.values()),
-            "seconds": round(seconds, 1),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": step,
             "code": code_version(),
-            "environment": {"python": platform.python_version(), "torch": torch.__version__},
+            "environment": environment(device),
             "sha256": hashlib.sha256(content).hexdigest(),
             "facts": self.facts,
         }
@@ -130,101 +164,26 @@ class Run:
         )
 
 
-def prepare(config: Config) -> Run:
-    """Gather what a run is made from. ``config`` is that of one task (`Config.for_task`).
-
-    Raises InputError for missing or stale guidance and for samples that cannot be trained on together.
-    """
-    settings = config.train
-    manifest = config.dataset(settings.dataset).manifest
-    samples = [
-        sample for sample in config.dataset(settings.dataset).samples() if sample.task == settings.task
-    ]
-    training = [sample for sample in samples if sample.split == "train"]
-    if not training:
-        raise InputError(
-            f"{manifest}: no sample of task '{settings.task}' has split 'train'; "
-            "mark some rows so to train on them"
-        )
-    held_out = [sample for sample in samples if sample.split == "validation"]
-    guidance = open_guidance(settings.dataset, config.model.guidance)
-    content = {sample.id: content_hash(sample) for sample in [*training, *held_out]}
-    _check_guidance(config, guidance, content)
-
-    def joined(chosen: list[Sample], train: bool) -> FusionDataset:
-        return FusionDataset(
-            chosen,
-            settings.task,
-            guidance,
-            settings.crop,
-            train,
-            settings.seed,
-            supervised=config.loss.supervised,
-            unmerged=config.model.guidance == "unmerged",
-        )
-
-    dataset = joined(training, train=True)
-    # The residual of a sharpening network is added to the source that has the bands: the last one.
-    base = len(dataset.in_channels) - 1 if settings.task in SHARPENING_TASKS else None
-    model = dataclasses.replace(
-        config.model, in_channels=dataset.in_channels, out_channels=dataset.out_channels, base=base
-    )
-    facts = {
-        f"{section}.{name}": str(value)
-        for section, part in (("model", model), ("loss", config.loss), ("train", settings))
-        for name, value in dataclasses.asdict(part).items()
-    }
-    stores = {"texts": guidance.texts, "merged masks": guidance.masks}
-    facts |= {f"store of {name}": store.fingerprint for name, store in stores.items() if store is not None}
-    facts |= {
-        f"sample {sample.id}": content_fact(sample, content[sample.id]) for sample in [*training, *held_out]
-    }
-    facts["code"] = _code_hash()
-    return Run(config, model, dataset, joined(held_out, train=False) if held_out else None, facts)
-
-
-def content_fact(sample: Sample, sources: str | None = None) -> str:
-    """Split and hash of the sample's sources (or their hash, where it is known) and target."""
-    digest = hashlib.sha256((sources or content_hash(sample)).encode())
-    if sample.target is not None:
-        digest.update(content_hash(dataclasses.replace(sample, sources=(), mask=sample.target)).encode())
-    return f"{sample.split} {digest.hexdigest()[:16]}"
+def content_fact(sample: Sample, content: str | None = None) -> str:
+    """What a run's facts say of a sample: its split and a hash of its content hash (if that is known)."""
+    return f"{sample.split} {hashlib.sha256((content or content_hash(sample)).encode()).hexdigest()[:16]}"
 
 
 def trained_on(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str]:
     """Ids of the samples, by content, that the weights of a record were trained on."""
     facts = [str(value) for name, value in record.get("facts", {}).items() if name.startswith("sample ")]
-    training = {fact.partition(" ")[2] for fact in facts if fact.startswith("train ")}
-    return [s.id for s in samples if training and content_fact(s).partition(" ")[2] in training]
+    training = {fact for fact in facts if fact.startswith("train ")}
+    return [sample.id for sample in samples if training and not training.isdisjoint(_as_trained(sample))]
 
 
-def _code_hash() -> str:
-    """Hash of the code that decides the weights, comments aside: no run is continued by other code."""
-    digest = hashlib.sha256()
-    for name in TRAINING_CODE:
-        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
-
-
-def _check_guidance(config: Config, guidance: Guidance, content: Mapping[str, str]) -> None:
-    """Training without the guidance that params.yaml asks for would go unnoticed: refuse it."""
-    name, use = config.train.dataset, config.model.guidance
-    remedy = f"run `typer pipeline guidance --dataset {name}` or set model.guidance: none"
-    wanted = [("texts", guidance.texts)] * (use in TEXT_GUIDANCE)
-    wanted += [("merged masks", guidance.masks)] * (use in MASK_GUIDANCE)
-    for kind, store in wanted:
-        if store is None:
-            raise InputError(
-                f"data set '{name}' has no {kind} yet, which model.guidance: {use} needs; {remedy}"
-            )
-        if not any(store.is_done(sample) for sample in content):
-            raise InputError(f"{store.path}: holds none of the {len(content)} samples to train on; {remedy}")
-        for sample, value in content.items():
-            if store.is_done(sample) and store.content(sample) not in ("", value):
-                raise InputError(
-                    f"{store.path}: sample '{sample}' has changed since its {kind} were made; {remedy}"
-                )
+def _as_trained(sample: Sample) -> tuple[str, ...]:
+    """The facts of a sample that was trained on, now and in older records, which count a target twice."""
+    sample = dataclasses.replace(sample, split="train")
+    content = content_hash(sample)
+    if sample.target is None:
+        return (content_fact(sample, content),)
+    target = content_hash(dataclasses.replace(sample, sources=(), mask=sample.target))
+    return content_fact(sample, content), content_fact(sample, content + target)
 
 
 def _guidance_note(guidance: Guidance) -> str:
@@ -232,6 +191,14 @@ def _guidance_note(guidance: Guidance) -> str:
         kind for kind, store in (("text", guidance.texts), ("masks", guidance.masks)) if store is not None
     ]
     return f"{' and '.join(kinds)}, either may be left out" if kinds else "none"
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a run was computed with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    versions = {package: version(package) for package in ("numpy", "numba")}
+    system = {"python": platform.python_version(), "torch": torch.__version__}
+    return {**system, **versions, "machine": platform.machine(), "device": name}
 
 
 def code_version() -> str:

@@ -258,7 +258,8 @@ def enlarge(pixels: FloatArray, size: tuple[int, int]) -> FloatArray:
 def luminance(pixels: FloatArray) -> FloatArray:
     """(C, H, W) -> (H, W): BT.601 luma of RGB, the mean of any other number of bands."""
     if pixels.shape[0] == 3:
-        return np.tensordot(LUMA, pixels, axes=1).astype(np.float32)
+        # Pixel by pixel: a matrix product rounds differently in a part of the image.
+        return LUMA[0] * pixels[0] + LUMA[1] * pixels[1] + LUMA[2] * pixels[2]
     return pixels.mean(axis=0, dtype=np.float32)
 
 

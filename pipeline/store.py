@@ -104,14 +104,17 @@ class Store:
         """Content hash of the files this sample's record was made from; "" when it is not done."""
         return self._content[self._index[sample]] if self.is_done(sample) else ""
 
+    def contents(self) -> dict[str, str]:
+        """Content hash of every sample that is done."""
+        return {self.ids[row]: self._content[row] for row in np.flatnonzero(self._done).tolist()}
+
     def row(self, sample: str) -> int:
         """Position of the sample in the store."""
         return self._index[sample]
 
     def numbers(self, name: str) -> np.ndarray:
         """A small numeric array (count, dropped, height, …) for all done samples, in order."""
-        values: np.ndarray = self._read(name, slice(None))[self._done.astype(bool)]
-        return values
+        return np.asarray(self._read(name, slice(None))[self._done.astype(bool)])
 
     def size(self, sample: str) -> tuple[int, int]:
         """(height, width) of the sample's common grid."""
@@ -120,8 +123,7 @@ class Store:
 
     def get(self, sample: str) -> Record:
         """The sample's record. Raises InputError when it is not done or its chunks are damaged."""
-        row = self._done_row(sample)
-        return decode(self.kind, self._row(row))
+        return decode(self.kind, self._row(self._done_row(sample)))
 
     def merged_crop(self, sample: str, y: int, x: int, h: int, w: int) -> np.ndarray:
         """Merged masks of a window as bool (20, h, w); only the 128 x 128 tiles it touches are read."""
@@ -130,14 +132,16 @@ class Store:
     def pixel_crop(self, sample: str, y: int, x: int, h: int, w: int) -> Pixels:
         """A window of cached images: values (B, h, w); only the 128 x 128 tiles it touches are read."""
         values = self._crop("pixels", sample, y, x, h, w)
-        row = self._index[sample]
-        return Pixels(values, self._read_row("bits", row), str(self._read_row("stamp", row)))
+        return Pixels(values, self._read_row("bits", self._index[sample]), self.stamp(sample))
+
+    def stamp(self, sample: str) -> str:
+        """What tells whether the files of cached images have changed since (model/image_cache.py)."""
+        return str(self._read_row("stamp", self._done_row(sample)))
 
     def origins(self, sample: str) -> np.ndarray:
         """The sources of each merged channel as uint32 (c,), bit s = seen in source s."""
         row = self._done_row(sample)
-        sources: np.ndarray = self._read_row("sources", row)
-        return sources[: int(self._read_row("count", row))]
+        return np.asarray(self._read_row("sources", row))[: int(self._read_row("count", row))]
 
     def _crop(self, name: str, sample: str, y: int, x: int, h: int, w: int) -> np.ndarray:
         height, width = self.size(sample)
@@ -200,14 +204,11 @@ class Store:
     def _large(self, name: str, row: int, *window: slice) -> np.ndarray:
         """One sample's values of a large array, or a window of its last axes."""
         array = self._arrays[name]
-        rest = array.shape[1 : array.ndim - len(window)]
-        window = (*(slice(0, size) for size in rest), *window)
+        window = (*(slice(0, size) for size in array.shape[1 : array.ndim - len(window)]), *window)
         file, length = self._check_file(name, row), array.shards[0]
         try:
             with connection(self.path):
                 return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
-        except InputError:
-            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise damaged(self.path, f"array '{name}': {error}") from error
 

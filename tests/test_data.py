@@ -8,15 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_project import make_project, masks_of, text_of
 
-from model.data import (
-    EndlessBatches,
-    FusionDataset,
-    Guidance,
-    by_source,
-    collate,
-    mask_channels,
-    open_guidance,
-)
+from model.batches import collate
+from model.data import FusionDataset
+from model.guidance import Guidance, open_guidance
+from model.masks import by_source, mask_channels
+from model.order import EndlessBatches, shares
 from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, write_image
 from pipeline.manifest import Sample, Source
@@ -43,7 +39,7 @@ def test_whole_images_with_their_guidance(samples: list[Sample]) -> None:
     assert item.masks is not None
     assert np.allclose(item.text, text_of(3).astype(np.float32))
     assert item.masks.shape == (20, 24, 32)
-    assert np.array_equal(item.masks[:2].bool(), masks_of(3, (24, 32)))
+    assert np.array_equal(item.masks[:2], masks_of(3, (24, 32)))
     assert not item.masks[2:].any()
     assert dataset.in_channels == (1, 1)
     assert dataset.out_channels == 1
@@ -125,11 +121,38 @@ def test_collate_pads_text_and_fills_missing_masks(samples: list[Sample]) -> Non
 def test_order_goes_on_where_it_stopped_and_every_epoch_is_complete(
     length: int, batch: int, seed: int, split: int
 ) -> None:
-    whole = list(EndlessBatches(length, batch, seed, 0, 12))
-    assert whole[split:] == list(EndlessBatches(length, batch, seed, split, 12))
+    whole = list(EndlessBatches([length], batch, seed, 0, 12))
+    assert whole[split:] == list(EndlessBatches([length], batch, seed, split, 12))
     keys = [key for keys in whole for key in keys]
     for epoch in range(len(keys) // length):
-        assert sorted(index for e, index in keys if e == epoch) == list(range(length))
+        assert sorted(index for _, e, index in keys if e == epoch) == list(range(length))
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=2, max_size=4), split=st.integers(0, 12), data=st.data())
+def test_mixed_data_sets_keep_their_shares(lengths: list[int], split: int, data: st.DataObject) -> None:
+    weights = [data.draw(st.floats(0.1, 8)) for _ in lengths]
+    whole = list(EndlessBatches(lengths, 3, 5, 0, 12, weights))
+    assert whole[split:] == list(EndlessBatches(lengths, 3, 5, split, 12, weights))
+    expected = shares(lengths, weights)
+    epoch = sum(expected)
+    steps = -(-3 * epoch // 3)
+    keys = [key for keys in EndlessBatches(lengths, 3, 5, 0, steps, weights) for key in keys]
+    for start in range(0, len(keys) - epoch + 1, epoch):
+        counts = np.bincount(
+            [dataset for dataset, _, _ in keys[start : start + epoch]], minlength=len(lengths)
+        )
+        assert counts.tolist() == expected
+        for share, weight in zip(expected, weights, strict=True):
+            assert abs(share - max(1, sum(lengths) * weight / sum(weights))) <= 0.5 + 1e-9
+    for dataset, length in enumerate(lengths):  # each goes through its own epochs, complete and in order
+        own = [key[1:] for key in keys if key[0] == dataset]
+        for number in range(len(own) // length):
+            part = own[number * length : (number + 1) * length]
+            assert {index for _, index in part} <= set(range(length))
+    together = [key for keys in whole for key in keys]
+    shared = [EndlessBatches(lengths, 6, 5, 0, 6, weights, slice(part, part + 3)) for part in (0, 3)]
+    halves = [list(half) for half in shared]
+    assert [key for a, b in zip(*halves, strict=True) for key in (*a, *b)] == together
 
 
 def test_a_sharpening_sample_needs_a_target(samples: list[Sample]) -> None:
@@ -158,9 +181,18 @@ def test_samples_of_other_make_up_are_named(samples: list[Sample]) -> None:
 
     first, second = of(samples, "pansharpening")[:2]
     write_image(second.sources[1].path, np.full((3, 8, 8), 0.5, np.float32), 16)
+    assert second.target is not None
+    write_image(second.target, np.full((3, 32, 32), 0.5, np.float32), 16)
     dataset = FusionDataset([first, dataclasses.replace(second)], "pansharpening")
     with pytest.raises(InputError, match=r"ps1.*separate data sets"):
         dataset[0, 1]
+
+
+def test_a_target_has_the_bands_that_are_sharpened(samples: list[Sample]) -> None:
+    sample = of(samples, "pansharpening")[0]
+    write_image(sample.sources[1].path, np.full((3, 8, 8), 0.5, np.float32), 16)
+    with pytest.raises(InputError, match=r"ps0.*the target has 4 bands but ms, which is to be sharpened, 3"):
+        FusionDataset([sample], "pansharpening")
 
 
 def test_no_samples() -> None:
@@ -201,8 +233,69 @@ def test_dataset_gives_every_source_its_own_masks(samples: list[Sample], tmp_pat
         batch = collate([dataset[0]])
         assert batch.masks is not None
         assert batch.masks.shape[1] == 40
-        shares = batch.masks.mean(dim=(0, 2, 3))
-        assert (shares[0], shares[20], shares.sum()) == (1.0, 0.5, 1.5)
+        covered = batch.masks.float().mean(dim=(0, 2, 3))
+        assert (covered[0], covered[20], covered.sum()) == (1.0, 0.5, 1.5)
     merged = FusionDataset(samples[1:2], "visible_infrared", open_guidance("tiny", "unmerged"), unmerged=True)
     with pytest.raises(InputError, match="its masks are merged"):
         merged[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(samples: list[Sample], workers: int) -> None:
+    from torch.utils.data import DataLoader
+
+    from model.data import Batches
+
+    def batches(workers: int) -> list[bytes]:
+        dataset = FusionDataset(
+            of(samples, "visible_infrared"), "visible_infrared", open_guidance("tiny"), 16, photometric=0.3
+        )
+        order = EndlessBatches([len(dataset)], 3, 1, 2, 8)
+        loader = DataLoader(Batches([dataset]), batch_size=None, sampler=order, num_workers=workers)
+        return [
+            b"".join(
+                t.numpy().tobytes() for t in (*batch.sources, batch.text, batch.text_length, batch.masks)
+            )
+            for batch in loader
+        ]
+
+    assert len(set(batches(0))) == 6
+    assert batches(workers) == batches(0)
+
+
+@pytest.mark.parametrize("task", ["visible_infrared", "pansharpening"])
+def test_photometric_changes_keep_what_ties_the_images_together(samples: list[Sample], task: str) -> None:
+    chosen = of(samples, task)
+    plain = FusionDataset(chosen, task, crop=16)
+    changed = FusionDataset(chosen, task, crop=16, photometric=0.5)
+    laws = set()
+    for epoch in range(8):
+        before, after = plain.item(0, epoch), changed.item(0, epoch)
+        assert all(0 <= source.min() <= source.max() <= 1 for source in after.sources)
+        if task == "pansharpening":
+            assert before.target is not None
+            assert after.target is not None
+            gain = float(after.target.sum() / before.target.sum())
+            assert 0.6 < gain <= 1
+            for old, new in zip(
+                (*before.sources, before.target), (*after.sources, after.target), strict=True
+            ):
+                assert torch.allclose(new, gain * old, atol=1e-6)
+            laws.add(round(gain, 4))
+            continue
+        for old, new in zip(before.sources, after.sources, strict=True):  # log new = log g + γ log old
+            x, y = old.flatten().double().log().numpy(), new.flatten().double().log().numpy()
+            gamma, gain = np.polyfit(x, y, 1)
+            assert np.allclose(y, gamma * x + gain, atol=1e-4)
+            laws.add((round(float(gamma), 4), round(float(gain), 4)))
+    assert len(laws) == (8 if task == "pansharpening" else 16)
+
+
+def test_images_of_one_camera_change_together() -> None:
+    from model.augmentation import photometric
+    from model.planes import Planes
+
+    near, far = np.random.default_rng(0).random((2, 1, 8, 8)).astype(np.float32)
+    for task, together in {"multi_focus": True, "multi_exposure": True, "medical": False}.items():
+        changed = photometric(Planes((near, near.copy()), far), task, 0.4, np.random.default_rng(1))
+        assert np.array_equal(changed.sources[0], changed.sources[1]) == together

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
-from model.losses import fusion_loss, gradient_loss, intensity_loss, sobel, ssim
+from model.losses import colour_loss, fusion_loss, gradient_loss, intensity_loss, sobel, ssim
 
 
 @pytest.fixture
@@ -117,3 +117,37 @@ def test_total_of_a_supervised_task(images: Callable[..., list[Tensor]]) -> None
 def test_defaults_are_the_papers_and_the_authors() -> None:
     config = LossConfig()
     assert (config.intensity, config.ssim, config.gradient, config.sharpening_ssim) == (10, 2, 20, 0.1)
+
+
+def test_pixels_on_objects_count_more(images: Callable[..., list[Tensor]]) -> None:
+    f, a, b = images(2, 1, 16, 16)
+    masks = torch.zeros(2, 20, 16, 16, dtype=torch.bool)
+    masks[0, 3, 2:9, 4:12] = masks[0, 5, 5:11, 1:6] = masks[1, 0, :, 3] = True
+    config = LossConfig(mask_weight=1.5, intensity_target="maximum", ssim_window=5)
+    expected = 0.0
+    for n in range(2):
+        for y in range(16):
+            for x in range(16):
+                distance = abs(float(f[n, 0, y, x]) - max(float(a[n, 0, y, x]), float(b[n, 0, y, x])))
+                expected += distance * (2.5 if any(bool(masks[n, c, y, x]) for c in range(20)) else 1.0)
+    parts = fusion_loss(f, [a, b], None, config, masks)
+    assert float(parts["intensity"]) == pytest.approx(expected / 512, rel=1e-5)
+    plain = fusion_loss(f, [a, b], None, LossConfig(intensity_target="maximum", ssim_window=5))
+    unmasked = fusion_loss(f, [a, b], None, config, None)
+    assert float(unmasked["intensity"]) == pytest.approx(float(plain["intensity"]), rel=1e-6)
+
+
+def test_colour_is_the_angle_between_bands(images: Callable[..., list[Tensor]]) -> None:
+    f, target, pan = images(2, 4, 6, 5)
+    angles = []
+    for n in range(2):
+        for y in range(6):
+            for x in range(5):
+                p, q = f[n, :, y, x].double().numpy(), target[n, :, y, x].double().numpy()
+                angles.append(1 - p @ q / np.sqrt((p @ p) * (q @ q)))
+    assert float(colour_loss(f, target)) == pytest.approx(np.mean(angles), rel=1e-4)
+    assert float(colour_loss(0.3 * target, target)) == pytest.approx(0, abs=1e-6)  # brightness is no colour
+    parts = fusion_loss(f, [pan], target, LossConfig(colour=2.0, ssim_window=5))
+    rest = fusion_loss(f, [pan], target, LossConfig(ssim_window=5))
+    assert "colour" not in rest
+    assert float(parts["loss"]) == pytest.approx(float(rest["loss"]) + 2 * np.mean(angles), rel=1e-4)

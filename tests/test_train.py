@@ -12,11 +12,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import make_project
 
+from model.batches import collate
 from model.checkpoint import list_checkpoints
 from model.config import TrainConfig, load_config
-from model.data import collate
 from model.inference import load_weights
-from model.run import prepare
+from model.preparation import prepare
 from model.train import Trainer, drop_guidance, learning_rate, train
 from model.watch import forget_after
 from pipeline.errors import InputError
@@ -96,10 +96,10 @@ def test_resumed_equals_uninterrupted(project: Path, monkeypatch: pytest.MonkeyP
         path.unlink()
     update = Trainer.update
 
-    def dies(self: Trainer, batch: object) -> dict[str, float]:
+    def dies(self: Trainer, *arguments: object) -> object:
         if self.step == 5:
             raise RuntimeError("power failure")
-        return update(self, batch)  # type: ignore[arg-type]
+        return update(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "update", dies)
     with pytest.raises(RuntimeError, match="power failure"):
@@ -144,10 +144,10 @@ def test_killed_and_started_again_gives_the_same_weights(
 def test_interrupt_saves_after_the_current_step(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = Trainer.update
 
-    def interrupted(self: Trainer, batch: object) -> dict[str, float]:
-        if self.step == 2:
+    def interrupted(self: Trainer, *arguments: object) -> object:
+        if self.step == 1:
             signal.raise_signal(signal.SIGINT)
-        return update(self, batch)  # type: ignore[arg-type]
+        return update(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -163,8 +163,8 @@ def test_a_loss_that_is_not_finite_names_samples_and_checkpoint(
 ) -> None:
     losses = Trainer.losses
 
-    def broken(self: Trainer, batch: object) -> dict[str, torch.Tensor]:
-        parts = losses(self, batch)  # type: ignore[arg-type]
+    def broken(self: Trainer, *arguments: object) -> dict[str, torch.Tensor]:
+        parts = losses(self, *arguments)  # type: ignore[arg-type]
         return {name: value * (float("nan") if self.step == 3 else 1) for name, value in parts.items()}
 
     monkeypatch.setattr(Trainer, "losses", broken)
@@ -187,7 +187,7 @@ def test_learning_rate_warms_up_and_falls_to_one_percent() -> None:
 
 def test_guidance_is_dropped_independently_at_the_given_rates(project: Path) -> None:
     run = prepare(load_config().for_task("visible_infrared"))
-    batch = collate([run.training[0], run.training[1]])
+    batch = collate([run.training[0][0], run.training[0][1]])
     config = TrainConfig(text_dropout=0.5, mask_dropout=0.2)
     kept = [drop_guidance(batch, step, config) for step in range(2000)]
     text = [b.text is None for b in kept]
