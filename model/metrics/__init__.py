@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from model.metrics import rwkvfusion
@@ -31,6 +32,7 @@ from model.metrics.information import (
     mutual_information,
     nonlinear_correlation,
 )
+from model.metrics.lpips import perceptual_distance
 from model.metrics.perception import contrast_preservation, perceived_error, structure_choice
 from model.metrics.sharpening import ergas, psnr, spatial_correlation, spectral_angle, ssim
 from model.metrics.structure import exposure_structure, multiscale_sum, source_psnr, structural_sum
@@ -88,6 +90,7 @@ DIRECTIONS = {  # in the order in which tables show them
     "Qcb": Direction(high=1),
     "Qy": Direction(low=-1, high=1),
     "Qcv": Direction("lower", decimals=1),
+    "LPIPS": Direction("lower"),
     "PSNR": Direction(unit="dB", decimals=2, low=-float("inf")),
     "SSIM": Direction(low=-2, high=2),
     "EN": Direction(unit="bit", high=8),
@@ -121,6 +124,7 @@ DIRECTIONS = {  # in the order in which tables show them
     "rwkvfusion_Qcb": Direction(high=1),
     "rwkvfusion_Qy": Direction(low=-1, high=1),
     "rwkvfusion_Qcv": Direction("lower", decimals=1),
+    "rwkvfusion_LPIPS": Direction("lower"),
 }
 
 
@@ -165,9 +169,17 @@ def profile(name: str) -> Profile:
 
 
 def fusion_metrics(
-    sources: Sequence[Any], fused: Any, *, definitions: str = PROFILE, slow: bool = False
+    sources: Sequence[Any],
+    fused: Any,
+    *,
+    definitions: str = PROFILE,
+    slow: bool = False,
+    weights: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Every fusion metric of one sample by its column's name, in one profile; `slow` adds FMI.
+    """Every fusion metric of one sample by its column's name, in one profile.
+
+    `slow` adds FMI, `weights` LPIPS (see `model.metrics.lpips.backbone_file`, whose InputError says why there
+    are none).
 
     Profile `reference`: luminance (H, W) on 0..255; `rwkvfusion`: colour (3, H, W) on 0..255. Metrics that
     compare with the sources are defined for two; with another number only those of the fused image alone are
@@ -178,6 +190,11 @@ def fusion_metrics(
     if len(sources) == 2:
         against = {**chosen.sources, **(chosen.slow if slow else {})}
         values = {name: metric(*sources, fused) for name, metric in against.items()}
+        if weights is not None:
+            colour = chosen.channels == "rgb"
+            images = [image if colour else image[..., None, :, :] for image in (*sources, fused)]
+            name = "rwkvfusion_LPIPS" if colour else "LPIPS"
+            values[name] = perceptual_distance(*images, weights=weights)
     return values | {name: metric(fused) for name, metric in chosen.fused.items()}
 
 
