@@ -155,10 +155,9 @@ class Store:
         Ctrl-C is answered after the write. A full disk raises InputError and leaves a valid store
         in which these samples are not done. One process may write at a time: hold `locked(path)`.
         """
-        content = content or {}
         self._put(
             {self._index[sample]: partial(encode, record) for sample, record in rows.items()},
-            {self._index[sample]: content.get(sample, "") for sample in rows},
+            {self._index[sample]: (content or {}).get(sample, "") for sample in rows},
         )
 
     def _put(self, rows: Mapping[int, Callable[[], Row]], content: Mapping[int, str]) -> None:
@@ -209,12 +208,13 @@ class Store:
         try:
             with connection(self.path):
                 return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
+        except InputError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise damaged(self.path, f"array '{name}': {error}") from error
 
     def _read_row(self, name: str, row: int) -> Any:
-        """One sample's values of a small array. It is kept whole where it is short, because training takes
-        samples in any order; else the last chunk, because stages take them one after another."""
+        """One sample's values of a small array: a short one is kept whole, of others the last chunk read."""
         array = self._arrays[name]
         length = len(self.ids) if array.ndim == 1 or array.nbytes < _KEPT_BYTES else _CHUNK_SAMPLES
         start = row // length * length
