@@ -54,8 +54,11 @@ class MultiModalFusion(nn.Module):
 
     Eq. 15 overwrites X_feat; eq. 16 and 17 are read with the features before the gate in the mask path. Masks
     enter through a convolution without bias, so that absent masks and empty ones are the same. ``text_mix``
-    is a spatial mix, or the cross-attention that Table 6 puts in its place.
+    is a spatial mix, or the cross-attention that Table 6 puts in its place. ``mean`` (1, 1, 1, C) takes the
+    place of the mean over the image where that is only a part of a larger one (model/whole.py).
     """
+
+    mean: Tensor | None = None
 
     def __init__(
         self,
@@ -78,7 +81,8 @@ class MultiModalFusion(nn.Module):
         self, x: Tensor, sources: Tensor, masks: Tensor | None, text: Text | None
     ) -> tuple[Tensor, Text | None]:
         both = self.feature_norm(self.feature(x)) + self.source_norm(self.source(sources))
-        guided = both * F.gelu(both.mean(dim=(1, 2), keepdim=True))
+        mean = both.mean(dim=(1, 2), keepdim=True) if self.mean is None else self.mean
+        guided = both * F.gelu(mean)
         if masks is not None and self.mask is not None:
             guided = guided + both * self.mask(masks)
         x = x + guided

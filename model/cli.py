@@ -15,23 +15,17 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from model.fuse_cli import fuse
 from pipeline.errors import InputError, exit_on_error
 from pipeline.manifest import SPLITS, TASKS, Sample, nearest
 
 # Torch's threads spin while they wait for each other; on cores shared with other work that made a training
 # step ten times slower. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# GDAL keeps what it has read, up to a twentieth of the machine's memory.
+os.environ.setdefault("GDAL_CACHEMAX", "64MB")
 
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
-
-
-class ColourChoice(StrEnum):
-    """What `fuse` does with colour."""
-
-    auto = "auto"
-    rgb = "rgb"
-    ycbcr = "ycbcr"
-    gray = "gray"
 
 
 class CacheChoice(StrEnum):
@@ -45,7 +39,7 @@ class CacheChoice(StrEnum):
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep large blocks that are freed for the next use.
 
     Otherwise the system clears new pages for every intermediate result, which took a third of the time of
@@ -77,7 +71,7 @@ def train(
     with exit_on_error():
         from model.train import train as run
 
-        _keep_freed_memory()
+        keep_freed_memory()
         run(
             dataset, task, device=device, workers=workers, cache=cache, verify=verify, tensorboard=tensorboard
         )
@@ -187,7 +181,7 @@ def evaluate(
 
             if sources or target is not None or bits is not None:
                 raise InputError("--sources, --target and --bits belong to --fused; add it")
-            _keep_freed_memory()
+            keep_freed_memory()
             tasks = None if task is None else [task]
             found = run(_dataset(dataset), tasks, weights=weights, out=out, options=options)
         if out is not None and found.rows:
@@ -213,61 +207,6 @@ def report(
         if dataset is not None and folder is not None:
             raise InputError("give either --dataset or --folder")
         typer.echo(write_dataset_report(_dataset(dataset)) if folder is None else write_folder_report(folder))
-
-
-@app.command()
-def fuse(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Image to write, or a folder.")],
-    sources: Annotated[
-        list[Path] | None, typer.Argument(help="Two or more aligned images, or folders matched by file name.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Fuse this data set, with its guidance where stored.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split of the data set.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Fusion task. (default: told by names or image facts)")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Task id of known weights, or a .safetensors file.")
-    ] = None,
-    colour: Annotated[
-        ColourChoice, typer.Option(help="auto: keep the sources' colour (ycbcr); rgb: band by band; gray.")
-    ] = ColourChoice.auto,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
-) -> None:
-    """Fuse images: rwkvfusion fuse visible.png infrared.png -o fused.png"""
-    with exit_on_error():
-        from model.fusing import run_jobs
-        from model.guidance import open_guidance
-        from model.jobs import jobs_of_paths, jobs_of_samples
-
-        _keep_freed_memory()
-        if (dataset is None) == (not sources):
-            raise InputError("give either two or more images (or folders) or --dataset")
-        if dataset is None:
-            if split is not None:
-                raise InputError("--split selects from a data set; add --dataset or leave it out")
-            jobs, unmatched = jobs_of_paths(sources or [], out, task)
-            guidance = None
-        else:
-            jobs, unmatched = jobs_of_samples(_samples(dataset, split, task), out), []
-            guidance = open_guidance(dataset)
-        outcome = run_jobs(
-            jobs,
-            weights=weights,
-            dataset=dataset,
-            guidance=guidance,
-            colour=colour.value,
-            overwrite=overwrite,
-        )
-    for path in unmatched:
-        typer.echo(f"no partner for {path}", err=True)
-    if len(jobs) > 1 or outcome.failed:
-        left_out = f", {len(unmatched)} without a partner" if unmatched else ""
-        typer.echo(f"{outcome.fused} fused, {outcome.skipped} skipped, {outcome.failed} failed{left_out}")
-    if outcome.failed:
-        raise typer.Exit(1 if outcome.fused or outcome.skipped else 2)
 
 
 @app.command()
@@ -309,6 +248,9 @@ def _pair(text: str) -> tuple[str, str]:
     if not found:
         raise InputError(f"--set {text}: write it as NAME=VALUE")
     return name, value
+
+
+app.command()(fuse)
 
 
 @app.command()
@@ -365,7 +307,8 @@ def _dataset(name: str | None) -> str:
     return name
 
 
-def _samples(dataset: str, split: str | None, task: str | None) -> list[Sample]:
+def chosen_samples(dataset: str, split: str | None, task: str | None) -> list[Sample]:
+    """The samples of a data set, of one split or task. Raises InputError with the nearest name."""
     from model.config import load_config
 
     if split is not None and split not in SPLITS:

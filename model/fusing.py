@@ -1,25 +1,29 @@
-"""Carry out the jobs of `rwkvfusion fuse`: read, fuse, write; go on when a sample fails."""
+"""Carry out the jobs of `rwkvfusion fuse`: read, fuse, write; go on when a sample fails.
+
+While one sample is fused the next is decoded and the last one is encoded, each in a thread of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.config import run_dir
-from model.inference import Colour, Fuser, fuse, load_weights
-from model.jobs import Job
+from model.inference import Fuser, load_weights
+from model.jobs import Job, printable
+from model.large import fuse_pieces
+from model.sample import Prepared, Settings, fuse_prepared, prepare
 from pipeline.errors import InputError
-from pipeline.images import Image, read_sources, write_image
-from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash, file_of
+from pipeline.images import write_image
+from pipeline.manifest import IMAGE_SUFFIXES, file_of
 
-if TYPE_CHECKING:
-    from model.guidance import Guidance
+_MANY = 4  # samples or tiles from which on a bar shows how far the work is
 
 
 @dataclass
@@ -32,117 +36,159 @@ class Outcome:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    weights: str | None = None,
-    dataset: str | None = None,
-    guidance: Guidance | None = None,
-    colour: Colour = "auto",
-    overwrite: bool = False,
-    console: Console | None = None,
+    jobs: Sequence[Job], settings: Settings | None = None, console: Console | None = None
 ) -> Outcome:
-    """Fuse every job; each sample with ``weights``, or with those of its own task.
+    """Fuse every job and say so, one line each.
 
-    Without ``weights``, a data set's own training (runs/<dataset>/<task>) is preferred to shipped weights.
-
-    Raises InputError for weights that cannot be loaded or are of another task, and for a single job that
-    fails; of several, a failing one is reported and the rest go on.
+    Raises InputError for weights that cannot be loaded or are of another task, for results that would
+    overwrite a source or each other, and for a single job that fails; of several, a failing one is reported
+    and the rest go on. Ctrl-C lets the file being written be finished and raises KeyboardInterrupt.
     """
-    console = console or Console()
-    fusers = {task: _fuser(task, weights, dataset) for task in dict.fromkeys(job.sample.task for job in jobs)}
-    outcome = Outcome()
-    for job in jobs:
+    settings, console = settings or Settings(), console or Console()
+    check_outputs(jobs)
+    fusers = {task: _fuser(task, settings) for task in dict.fromkeys(job.sample.task for job in jobs)}
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
-            _run(job, fusers[job.sample.task], guidance, colour, overwrite, outcome, console)
-        except InputError as error:
-            if len(jobs) == 1:
-                raise
-            outcome.failed += 1
-            console.print(f"failed {job.sample.id}: {error}", style="red", markup=False, soft_wrap=True)
-    return outcome
+            return _Run(jobs, settings, fusers, bar, reader, writer).work()
+        except BaseException:
+            reader.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _fuser(task: str, weights: str | None, dataset: str | None) -> Fuser:
-    if weights is None and dataset is not None:
-        own = run_dir(dataset, task) / "weights.safetensors"
+def check_outputs(jobs: Sequence[Job]) -> None:
+    """No result may be a source of any sample, through links either, nor another sample's result."""
+    sources = {
+        (status.st_dev, status.st_ino): source
+        for job in jobs
+        for source in job.sample.sources
+        if file_of(source.path).exists() and (status := file_of(source.path).stat())
+    }
+    seen: set[Path] = set()
+    for job in jobs:
+        for path in [job.output.with_suffix(suffix) for suffix in IMAGE_SUFFIXES if job.suffix_free] or [
+            job.output
+        ]:
+            if path.exists() and (source := sources.get((path.stat().st_dev, path.stat().st_ino))):
+                raise InputError(
+                    f"{printable(path)}: is the {source.role} source {printable(source.path)}; "
+                    "choose another output"
+                )
+        if job.output in seen:
+            raise InputError(
+                f"{printable(job.output)}: would be the result of two samples; give them different names"
+            )
+        seen.add(job.output)
+
+
+def _fuser(task: str, settings: Settings) -> Fuser:
+    weights = settings.weights
+    if weights is None and settings.dataset is not None:
+        own = run_dir(settings.dataset, task) / "weights.safetensors"
         weights = str(own) if own.is_file() else None
-    fuser = load_weights(weights or task)
+    fuser = load_weights(weights or task, settings.device, settings.dtype)
     if fuser.task != task:
         raise InputError(
             f"{fuser.path}: weights for {fuser.task}, but the samples are of task {task}; "
             f"add --task {fuser.task} or leave --weights out"
         )
+    if settings.compiled:
+        fuser.network.compile()
     return fuser
 
 
-def _run(
-    job: Job,
-    fuser: Fuser,
-    guidance: Guidance | None,
-    colour: Colour,
-    overwrite: bool,
-    outcome: Outcome,
-    console: Console,
-) -> None:
-    sample = job.sample
-    if not overwrite and any(path.exists() for path in _candidates(job)):
-        outcome.skipped += 1
-        console.print(f"{job.output}: exists, skipped (--overwrite to replace)", markup=False, soft_wrap=True)
-        return
-    images = read_sources(sample)
-    text, masks, note = guidance_for(sample, guidance, fuser)
-    pixels = fuse([image.pixels for image in images], fuser, text=text, masks=masks, colour=colour)
-    bits = _bits(images, sample)
-    output = _output(job, pixels.shape[0], bits)
-    for source in sample.sources:
-        if output.exists() and output.samefile(file_of(source.path)):
-            raise InputError(f"{output}: is the {source.role} source; choose another output")
-    write_image(output, pixels, bits)
-    outcome.fused += 1
-    roles = "+".join(sample.roles)
-    console.print(f"{output}: {sample.task} ({roles}), {note}", markup=False, soft_wrap=True)
+class _Run:
+    """The samples of one command on their way through reader, network and writer."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        fusers: dict[str, Fuser],
+        bar: Progress,
+        reader: ThreadPoolExecutor,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        self.jobs, self.settings, self.fusers = jobs, settings, fusers
+        self.bar, self.reader, self.writer = bar, reader, writer
+        self.outcome = Outcome()
+
+    def work(self) -> Outcome:
+        """Read one sample ahead, write one behind."""
+        progress = self.bar.add_task("fusing", total=len(self.jobs), visible=len(self.jobs) > _MANY)
+        ahead = self._read(0)
+        behind: tuple[Job, str, Future[None]] | None = None
+        for number, job in enumerate(self.jobs):
+            reading, ahead = ahead, self._read(number + 1)
+            with self._reporting(job):
+                assert reading is not None
+                prepared = reading.result()
+                if prepared is None:
+                    self.outcome.skipped += 1
+                    self._say(f"{printable(job.output)}: exists, skipped (--overwrite to replace)")
+                elif prepared.images is None:
+                    self._in_pieces(prepared)
+                else:
+                    pixels = fuse_prepared(prepared, self.fusers[job.sample.task], self.settings.colour)
+                    result = prepared.result
+                    self._finish(behind)
+                    writing = self.writer.submit(
+                        write_image, result.path, pixels, result.bits, result.georeference
+                    )
+                    behind = job, _line(prepared), writing
+            self.bar.advance(progress)
+        self._finish(behind)
+        return self.outcome
+
+    def _read(self, number: int) -> Future[Prepared | None] | None:
+        if number >= len(self.jobs):
+            return None
+        job = self.jobs[number]
+        return self.reader.submit(prepare, job, self.fusers[job.sample.task], self.settings)
+
+    def _in_pieces(self, prepared: Prepared) -> None:
+        tiles = self.bar.add_task(printable(prepared.job.sample.id), total=None)
+        fuser = self.fusers[prepared.job.sample.task]
+        tiling = fuse_pieces(
+            prepared,
+            fuser,
+            self.settings.colour,
+            lambda done, of: self.bar.update(tiles, completed=done, total=of),
+        )
+        self.bar.remove_task(tiles)
+        self.outcome.fused += 1
+        self._say(f"{_line(prepared)}, in {len(tiling)} tiles of {tiling.tile[0]}x{tiling.tile[1]}")
+
+    def _finish(self, behind: tuple[Job, str, Future[None]] | None) -> None:
+        if behind is not None and not behind[2].cancelled():
+            job, line, writing = behind
+            with self._reporting(job):
+                writing.result()
+                self.outcome.fused += 1
+                self._say(line)
+
+    @contextmanager
+    def _reporting(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            if len(self.jobs) == 1:
+                raise
+            self.outcome.failed += 1
+            self._say(f"failed {printable(job.sample.id)}: {printable(error)}", style="red")
+
+    def _say(self, line: str, style: str | None = None) -> None:
+        self.bar.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def guidance_for(
-    sample: Sample, guidance: Guidance | None, fuser: Fuser
-) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, str]:
-    """A sample's text features (T, D) and masks as the network takes them, and in words what guides it.
-
-    Raises InputError when the sample has changed since its guidance was made.
-    """
-    if guidance is None:
-        return None, None, "unguided"
-    text, merged = guidance.text(sample.id), guidance.merged(sample.id)
-    for store in (guidance.texts, guidance.masks):
-        if (
-            store is not None
-            and store.is_done(sample.id)
-            and store.content(sample.id) not in ("", content_hash(sample))
-        ):
-            raise InputError(
-                f"{store.path}: sample '{sample.id}' has changed since its guidance was made; "
-                "run `typer pipeline guidance` again"
-            )
-    trained, reason = fuser.record.get("text_encoder"), ""
-    if text is not None and trained not in (None, guidance.text_encoder):
-        text, reason = None, f" (not by text: the weights know {trained}, not {guidance.text_encoder})"
-    kinds = [kind for kind, record in (("text", text), ("masks", merged)) if record is not None]
-    note = (f"guided by {' and '.join(kinds)}" if kinds else "unguided") + reason
-    return None if text is None else text.features, fuser.masks_of(merged, sample.id), note
-
-
-def _bits(images: Sequence[Image], sample: Sample) -> int:
-    """Bit depth of the result: that of the bands in sharpening, the deepest of the sources otherwise."""
-    return images[-1].bits if sample.task in SHARPENING_TASKS else max(8, *(image.bits for image in images))
-
-
-def _output(job: Job, bands: int, bits: int) -> Path:
-    """PNG where it holds the image without loss, TIFF otherwise; as asked when the output names a file."""
-    if not job.suffix_free:
-        return job.output
-    png = (bits == 8 and bands in (1, 3)) or (bits == 16 and bands == 1)
-    return job.output if png else job.output.with_suffix(".tif")
-
-
-def _candidates(job: Job) -> list[Path]:
-    return [job.output, job.output.with_suffix(".tif")] if job.suffix_free else [job.output]
+def _line(prepared: Prepared) -> str:
+    sample, result = prepared.job.sample, prepared.result
+    return f"{printable(result.path)}: {sample.task} ({'+'.join(sample.roles)}), {prepared.note}{result.loss}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
-from pipeline.config import guidance_dir
+from pipeline.config import Place, guidance_dir
 from pipeline.store import MergedMasks, Store, Text, open_store
 
 
@@ -53,7 +53,14 @@ def open_guidance(dataset: str, use: str = "both") -> Guidance:
 
     Raises InputError when a store is damaged.
     """
-    folder = guidance_dir(dataset)
+    return open_stores(guidance_dir(dataset), use)
+
+
+def open_stores(folder: Place, use: str = "both") -> Guidance:
+    """Open the guidance stores texts.zarr and merged.zarr of a folder, where they exist.
+
+    Raises InputError when a store is damaged.
+    """
 
     def opened(name: str, wanted: bool) -> Store | None:
         path = folder / f"{name}.zarr"

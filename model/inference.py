@@ -1,17 +1,19 @@
 """Fuse images of any size with trained weights, in colour, never stretched.
 
-One sample is fused at a time, so its result does not depend on its neighbours. Memory grows with the area:
-about 1.7 GiB per megapixel for a network of three levels on the CPU (2.4 in `rwkvfusion fuse`, which trades
-memory for time), beside 0.5 GiB for the libraries.
+One sample is fused at a time, so its result does not depend on its neighbours. Memory grows with the area;
+images beyond a budget are fused in tiles (model/tiling.py), which fit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -22,9 +24,12 @@ from torch import Tensor
 
 from model.colour import fuse_chroma, rgb_to_ycbcr, ycbcr_to_rgb
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig, run_dir
+from model.devices import pick_device
 from model.masks import by_source, mask_channels
 from model.network import RWKVFusion
 from model.record import read_record
+from model.tiling import Tiling, plan, strips
+from model.whole import Whole, spread
 from pipeline.config import build
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, read_image
@@ -35,17 +40,24 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).with_name("weights")
 Colour = Literal["auto", "rgb", "ycbcr", "gray"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SourceLike = NDArray[Any] | str | Path
+BYTES_PER_CHANNEL = 80
+"""Memory of a forward per pixel and channel of the first level: 52 to 59 measured, and freed memory kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fuser:
-    """A trained network ready to fuse: where its weights come from, their record (json) and its device."""
+    """A trained network ready to fuse: where its weights come from, their record (json), its device.
+
+    ``dtype``: float32, or what the network computes in under autocast.
+    """
 
     path: Path
     record: dict[str, Any]
     network: RWKVFusion
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     @property
     def task(self) -> str:
@@ -54,6 +66,10 @@ class Fuser:
     @property
     def sharpening(self) -> bool:
         return self.task in SHARPENING_TASKS
+
+    def pixels_within(self, memory: int | None) -> float:
+        """How many pixels a forward on the CPU can take without needing more than ``memory`` bytes."""
+        return inf if memory is None else memory / (BYTES_PER_CHANNEL * self.network.config.width)
 
     def masks_of(self, merged: MergedMasks | None, sample: str) -> NDArray[np.bool_] | None:
         """A sample's stored masks as the network takes them. Raises InputError as `by_source` does."""
@@ -83,11 +99,15 @@ def find_weights(name: str | Path) -> Path:
     )
 
 
-def load_weights(name: str | Path, device: str | torch.device = "cpu") -> Fuser:
+def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> Fuser:
     """Load weights by task id or path; the file is safetensors, nothing in it is executed.
 
+    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``; ``dtype``: ``float32``, ``bfloat16``, ``float16``.
     Raises InputError for unknown names, missing or damaged files and weights of another network.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype '{dtype}'.{nearest(dtype, DTYPES)}")
+    place = pick_device(device)
     path = find_weights(name)
     record = read_record(path)
     config = build(ModelConfig, record["model"], str(path.with_suffix(".json")))
@@ -103,7 +123,7 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu") -> Fuser:
         raise InputError(
             f"{path}: not weights of this network ({str(error).splitlines()[0]}); train anew"
         ) from error
-    return Fuser(path, record, network.to(device).eval(), torch.device(device))
+    return Fuser(path, record, network.to(place).eval(), place, DTYPES[dtype])
 
 
 def load_model(dataset: str, task: str, device: str | torch.device = "cpu") -> Fuser:
@@ -123,6 +143,7 @@ def fuse(
     text: NDArray[np.floating] | None = None,
     masks: NDArray[np.bool_] | None = None,
     colour: Colour = "auto",
+    memory: int | None = None,
 ) -> FloatArray:
     """Fuse the sources of one sample; returns float32 (C, H, W) in [0, 1] of the first source's size.
 
@@ -133,15 +154,55 @@ def fuse(
     the other. ``text``: features (T, 512); ``masks``: (c, H, W), merged, or for a network of unmerged masks
     as `by_source` lays them out. ``colour``: ``ycbcr`` adds the sources' fused chrominance, ``rgb`` fuses
     R, G, B one by one, ``gray`` gives luminance, ``auto`` is ``ycbcr`` when a source is in colour.
+    ``memory``: bytes for the network's intermediate results; an image that needs more is fused in tiles.
 
     Raises InputError when sources do not fit each other, the weights or the guidance.
     """
     fuser = weights if isinstance(weights, Fuser) else load_weights(weights)
-    if colour not in get_args(Colour):
-        raise InputError(f"unknown colour '{colour}'.{nearest(colour, get_args(Colour))}")
     images = [_pixels(source) for source in sources]
-    _check(images, fuser)
-    guidance = _guidance(fuser, text, masks, images[0].shape[1:])
+    check(images, fuser, colour)
+    height, width = images[0].shape[1:]
+    check_masks(masks, fuser, (height, width))
+    ratios = [height // image.shape[1] for image in images]
+    tiling = plan((height, width), fuser.pixels_within(memory), max(ratios))
+    h, w = tiling.tile
+
+    def fused(top: int, left: int, whole: Whole) -> FloatArray:
+        windows = [
+            image[:, top // r : (top + h) // r, left // r : (left + w) // r]
+            for image, r in zip(images, ratios, strict=True)
+        ]
+        seen = None if masks is None else masks[:, top : top + h, left : left + w]
+        return fuse_window(windows, fuser, text, seen, colour, whole)
+
+    if len(tiling) == 1:
+        return fuse_window(images, fuser, text, masks, colour)
+    whole = learn_whole(tiling, fused)
+    return np.concatenate([strip.pixels for strip in strips(tiling, partial(fused, whole=whole))], axis=1)
+
+
+def learn_whole(tiling: Tiling, fused: Callable[[int, int, Whole], object]) -> Whole:
+    """What tiles have to know of the whole image; ``fused(top, left, whole)`` fuses one."""
+    whole = Whole(tiling)
+    for top, left in spread(tiling):
+        with whole.learning():
+            fused(top, left, whole)
+    whole.finish()
+    return whole
+
+
+def fuse_window(
+    images: Sequence[FloatArray],
+    fuser: Fuser,
+    text: NDArray[np.floating] | None,
+    masks: NDArray[np.bool_] | None,
+    colour: Colour,
+    whole: Whole | None = None,
+) -> FloatArray:
+    """Fuse (C, H, W) images in [0, 1] that `check` has passed, or windows of a ``whole``, at once."""
+    if whole is not None:
+        whole.window()
+    guidance = _guidance(fuser, text, masks, whole)
     if fuser.sharpening:
         return _sharpen(fuser, images, guidance)
     coloured = [image for image in images if image.shape[0] == 3]
@@ -172,7 +233,17 @@ def _pixels(source: SourceLike) -> FloatArray:
     return pixels.clip(0, 1)
 
 
-def _check(images: Sequence[FloatArray], fuser: Fuser) -> None:
+class HasShape(Protocol):
+    """An image (C, H, W), or what is known of one before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def check(images: Sequence[HasShape], fuser: Fuser, colour: Colour = "auto") -> None:
+    """Check that the sources fit each other and the weights. Raises InputError."""
+    if colour not in get_args(Colour):
+        raise InputError(f"unknown colour '{colour}'.{nearest(colour, get_args(Colour))}")
     wanted = fuser.network.config.in_channels
     if fuser.sharpening:
         bands = tuple(image.shape[0] for image in images)
@@ -203,11 +274,16 @@ def _check(images: Sequence[FloatArray], fuser: Fuser) -> None:
             )
 
 
-_Guidance = tuple[Tensor | None, Tensor | None, Tensor | None]
+@dataclass(frozen=True)
+class _Guidance:
+    text: Tensor | None
+    length: Tensor | None
+    masks: Tensor | None
+    whole: Whole | None
 
 
 def _guidance(
-    fuser: Fuser, text: NDArray[np.floating] | None, masks: NDArray[np.bool_] | None, size: tuple[int, ...]
+    fuser: Fuser, text: NDArray[np.floating] | None, masks: NDArray[np.bool_] | None, whole: Whole | None
 ) -> _Guidance:
     config = fuser.network.config
     features = length = channels = None
@@ -217,15 +293,23 @@ def _guidance(
         features = torch.from_numpy(np.array(text, dtype=np.float32))[None].to(fuser.device)
         length = torch.tensor([len(text)], device=fuser.device)
     if masks is not None and config.guidance in MASK_GUIDANCE:
-        sets, most = config.mask_inputs // config.mask_channels, config.mask_inputs
-        fits = masks.ndim == 3 and masks.shape[1:] == tuple(size) and masks.shape[0] <= most
-        if not fits or (sets > 1 and masks.shape[0] != most):
-            raise InputError(
-                f"masks have shape c x {size[0]} x {size[1]} with c {'<=' if sets == 1 else '='} {most}, "
-                f"these have {masks.shape}"
-            )
+        sets = config.mask_inputs // config.mask_channels
         channels = mask_channels(masks, sets)[None].to(fuser.device)
-    return features, length, channels
+    return _Guidance(features, length, channels, whole)
+
+
+def check_masks(masks: NDArray[np.bool_] | None, fuser: Fuser, size: tuple[int, int]) -> None:
+    """Check that masks are (c, H, W) of that size and as many as the network takes. Raises InputError."""
+    config = fuser.network.config
+    if masks is None or config.guidance not in MASK_GUIDANCE:
+        return
+    sets, most = config.mask_inputs // config.mask_channels, config.mask_inputs
+    fits = masks.ndim == 3 and masks.shape[1:] == size and masks.shape[0] <= most
+    if not fits or (sets > 1 and masks.shape[0] != most):
+        raise InputError(
+            f"masks have shape c x {size[0]} x {size[1]} with c {'<=' if sets == 1 else '='} {most}, "
+            f"these have {masks.shape}"
+        )
 
 
 def _sharpen(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
@@ -257,9 +341,14 @@ def _fold(fuser: Fuser, planes: Sequence[FloatArray], guidance: _Guidance) -> Fl
 
 @torch.inference_mode()
 def _apply(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
-    text, length, masks = guidance
     inputs = [torch.from_numpy(np.ascontiguousarray(image))[None].to(fuser.device) for image in images]
-    fused = fuser.network(inputs, text, length, masks)[0].float().clamp(0, 1).cpu().numpy()
+    half, whole = fuser.dtype != torch.float32, guidance.whole
+    with (
+        torch.autocast(fuser.device.type, fuser.dtype) if half else nullcontext(),
+        nullcontext() if whole is None else whole.forward(fuser.network),
+    ):
+        fused = fuser.network(inputs, guidance.text, guidance.length, guidance.masks)
+    fused = fused[0].float().clamp(0, 1).cpu().numpy()
     if not np.isfinite(fused).all():
         raise InputError(
             f"{fuser.path}: gives values that are not finite for this sample; report it with the images"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,54 +12,114 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.images import read_image
+from pipeline.images import image_facts, read_window
 from pipeline.manifest import (
     IMAGE_SUFFIXES,
     ROLE_WORDS,
+    ROLES,
     SHARPENING_TASKS,
     TASKS,
     Sample,
     Source,
+    file_of,
     nearest,
+    read_manifest,
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sample to fuse and the file to write; a folder's results get their suffix from the fused image."""
+    """One sample to fuse and the file to write; a folder's results get their suffix from the sources.
+
+    ``caption`` and ``masks`` (a file of object masks) are the sample's own guidance.
+    """
 
     sample: Sample
     output: Path
     suffix_free: bool = False
+    caption: str | None = None
+    masks: Path | None = None
 
 
-def jobs_of_paths(paths: Sequence[Path], output: Path, task: str | None) -> tuple[list[Job], list[str]]:
-    """Jobs for two or more files, or for two or more folders whose files match by name; and files left out.
+def jobs_of_paths(
+    inputs: Sequence[str | Path], output: Path, task: str | None = None
+) -> tuple[list[Job], list[str]]:
+    """Jobs for what a command line names as sources; and files left out because they have no partner.
 
-    Raises InputError when a path is missing, files and folders are mixed, nothing matches, the task cannot be
-    told, or the output would overwrite an input.
+    ``inputs``: two or more files of one sample; or one folder or pattern (``'vis/*.png'``) per source, or
+    files out of one folder per source, matched by name; or one CSV table (`jobs_of_table`). Raises InputError
+    when something is missing, kinds are mixed, nothing matches, the task cannot be told, or two results would
+    be the same file.
     """
-    if len(paths) < 2:
-        raise InputError(f"{len(paths)} source given; fusion needs at least two files or two folders")
-    for path in paths:
-        if not path.exists() and "#" not in path.name:
-            raise InputError(f"{path}: no such file or folder")
     if task is not None and task not in TASKS:
         raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
-    folders = [path.is_dir() for path in paths]
-    if any(folders) and not all(folders):
-        file = paths[folders.index(False)]
+    if len(inputs) == 1 and Path(inputs[0]).suffix.lower() == ".csv":
+        return jobs_of_table(Path(inputs[0]), output, task), []
+    if len(inputs) < 2:
+        raise InputError(
+            f"{len(inputs)} source given; fusion needs at least two files or folders, or one CSV table"
+        )
+    found = [_files_of(str(text)) for text in inputs]
+    single = [files is None for files in found]
+    paths = [Path(text) for text in inputs]
+    if any(single) and not all(single):
+        file = paths[single.index(True)]
         raise InputError(f"{file}: is a file and another source a folder; give only files or only folders")
-    if not all(folders):
+    groups = _by_folder(paths) if all(single) else [files or [] for files in found]
+    if groups is None:
         return [_job(paths[0].stem, paths, output, task)], []
+    return _matched(groups, [str(text) for text in inputs], output, task)
+
+
+def _files_of(text: str) -> list[Path] | None:
+    """The images of a folder or pattern; None for a single file."""
+    path = Path(text)
+    if path.is_dir():
+        return [file for file in sorted(path.iterdir()) if _is_image(file)]
+    if path.exists() or "#" in path.name:
+        return None
+    if glob.has_magic(text):
+        files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if _is_image(Path(name))]
+        if not files:
+            raise InputError(f"{text}: no image matches this pattern; check the folder and the suffix")
+        return files
+    raise InputError(f"{path}: no such file or folder")
+
+
+def _is_image(file: Path) -> bool:
+    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _by_folder(paths: Sequence[Path]) -> list[list[Path]] | None:
+    """Files by their folders, as a shell expands vis/*.png ir/*.png; None where they are one sample."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    several = len(folders) > 1 and max(len(files) for files in folders.values()) > 1
+    return list(folders.values()) if several else None
+
+
+def _matched(
+    groups: Sequence[Sequence[Path]], names: Sequence[str], output: Path, task: str | None
+) -> tuple[list[Job], list[str]]:
+    """Jobs of the files with one name in every group, and the files that are not in all."""
     if output.suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(f"{output}: the sources are folders, so -o must be a folder too")
-    found = [{file.stem: file for file in sorted(folder.iterdir()) if _is_image(file)} for folder in paths]
+    found: list[dict[str, Path]] = []
+    for files in groups:
+        by_stem: dict[str, Path] = {}
+        for file in files:
+            if file.stem in by_stem:
+                raise InputError(
+                    f"{file}: {by_stem[file.stem].name} has the same name; keep one of the two in the folder"
+                )
+            by_stem[file.stem] = file
+        found.append(by_stem)
     stems = sorted(set(found[0]).intersection(*found[1:]))
     if not stems:
-        listed = ", ".join(str(folder) for folder in paths)
         raise InputError(
-            f"no file name occurs in all of {listed}; the files of one sample must have the same name"
+            f"no file name occurs in all of {', '.join(names)}; the files of one sample must have the same "
+            "name"
         )
     unmatched = [str(files[stem]) for files in found for stem in sorted(files) if stem not in stems]
     chosen = task or guess_task([files[stems[0]] for files in found])
@@ -65,15 +127,75 @@ def jobs_of_paths(paths: Sequence[Path], output: Path, task: str | None) -> tupl
     return jobs, unmatched
 
 
-def _is_image(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _job(stem: str, paths: Sequence[Path], output: Path, task: str | None, folder: bool = False) -> Job:
+def _job(name: str, paths: Sequence[Path], output: Path, task: str | None, folder: bool = False) -> Job:
     task = task or guess_task(paths)
     folder = folder or output.is_dir() or not output.suffix
-    target = output / f"{stem}.png" if folder else output
-    return Job(Sample(stem, task, "test", ordered(paths, task)), target, suffix_free=folder)
+    target = output / f"{name}.png" if folder else output
+    return Job(Sample(name, task, "test", ordered(paths, task)), target, folder)
+
+
+def jobs_of_table(table: Path, output: Path, task: str | None = None) -> list[Job]:
+    """Jobs of a CSV table: a manifest (data_manifests/README.md), or a table of paths.
+
+    A table of paths has one row per sample. Its first row may name the columns: a role each (``visible``,
+    ``infrared``, …), and optionally ``sample``, ``task``, ``caption`` and ``masks``; without such a row all
+    columns are sources. Paths are relative to the table. Raises InputError that names the row.
+    """
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(f"{output}: a table has many samples, so -o must be a folder")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read as a CSV table in UTF-8 ({error})") from error
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if {"sample", "task", "split"} <= set(header):
+        return jobs_of_samples(read_manifest(table, table.parent), output)
+    named = all(cell in _COLUMNS or re.sub(r"_\d+$", "", cell) in ROLES for cell in header)
+    columns = header if named else [""] * len(header)
+    jobs = [
+        _job_of_row(dict(enumerate(row)), columns, table, number, output, task)
+        for number, row in enumerate(rows, start=1)
+        if any(row) and not (named and number == 1)
+    ]
+    if not jobs:
+        raise InputError(f"{table}: the table lists no samples")
+    return jobs
+
+
+_COLUMNS = ("sample", "task", "caption", "masks")
+
+
+def _job_of_row(
+    row: dict[int, str], columns: Sequence[str], table: Path, number: int, output: Path, task: str | None
+) -> Job:
+    place = f"{table}: row {number}"
+    if len(row) > len(columns):
+        raise InputError(f"{place}: has {len(row)} cells, the first row has {len(columns)}")
+    cells = {name: row.get(column, "") for column, name in enumerate(columns) if name in _COLUMNS}
+    used = [column for column, name in enumerate(columns) if name not in _COLUMNS and row.get(column)]
+    paths = [table.parent / row[column] for column in used]
+    if len(paths) < 2:
+        raise InputError(f"{place}: names {len(paths)} source; fusion needs at least two")
+    for path in paths:
+        if not file_of(path).is_file():
+            raise InputError(f"{place}: {path}: no such file; paths are relative to the table")
+    name = cells.get("sample") or paths[0].stem
+    if name in (".", "..") or set(name) & set("/\\\0"):
+        raise InputError(f"{place}: sample name '{printable(name)}' cannot be the name of a file")
+    own = task or cells.get("task") or None
+    if own is not None and own not in TASKS:
+        raise InputError(f"{place}: unknown task '{own}'.{nearest(own, TASKS)}")
+    masks = table.parent / cells["masks"] if cells.get("masks") else None
+    roles = [columns[column] for column in used] if any(columns) else [role_of(path) for path in paths]
+    chosen = own or guess_task(paths, roles)
+    sample = Sample(name, chosen, "test", ordered(paths, chosen, roles))
+    return Job(sample, output / f"{name}.png", True, cells.get("caption") or None, masks)
+
+
+def printable(text: object) -> str:
+    """A name as it can be printed: line breaks and other control characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def jobs_of_samples(samples: Sequence[Sample], output: Path) -> list[Job]:
@@ -93,45 +215,59 @@ def role_of(path: Path) -> str | None:
     return None
 
 
-def guess_task(paths: Sequence[Path]) -> str:
-    """Task by role names in the paths, else by facts of the images. Raises InputError when neither tells."""
-    roles = {role_of(path) for path in paths} - {None}
+def guess_task(paths: Sequence[Path], roles: Sequence[str | None] | None = None) -> str:
+    """Task by the roles (default: those that the paths tell), else by facts of the images.
+
+    Raises InputError when neither tells.
+    """
+    told = {role for role in roles or [role_of(path) for path in paths] if role is not None}
     for task, groups in TASKS.items():
-        if any(roles == set(group) for group in groups):
+        if any(told == set(group) for group in groups):
             return task
-    images = [read_image(path).pixels for path in paths]
-    heights = [image.shape[1] for image in images]
-    if len(images) == 2 and heights[0] != heights[1]:
-        large, small = sorted(images, key=lambda image: -image.shape[1])
-        if large.shape[1] % small.shape[1] == 0 and large.shape[0] < small.shape[0]:
-            return SHARPENING_TASKS[0] if large.shape[0] == 1 else SHARPENING_TASKS[1]
-    if len({_in_colour(image) for image in images}) == 2 and len(images) == 2:
+    facts = [image_facts(path) for path in paths]
+    if len(paths) == 2 and facts[0].size != facts[1].size:
+        large, small = sorted(facts, key=lambda image: -image.size[0])
+        if large.size[0] % small.size[0] == 0 and large.bands < small.bands:
+            return SHARPENING_TASKS[0] if large.bands == 1 else SHARPENING_TASKS[1]
+    if len(paths) == 2 and len({_in_colour(path) for path in paths}) == 2:
         return "visible_infrared"
     names = " and ".join(str(path) for path in paths)
     raise InputError(f"cannot tell the task from {names}; add --task with one of {', '.join(TASKS)}")
 
 
-def _in_colour(pixels: np.ndarray) -> bool:
-    return pixels.shape[0] == 3 and float(np.ptp(pixels, axis=0).max()) > 8 / 255  # JPEG noise is not colour
+def _in_colour(path: Path) -> bool:
+    """Whether the image, or the middle of one that is large, has more colour than JPEG's noise."""
+    facts = image_facts(path)
+    if facts.bands != 3:
+        return False
+    height, width = (min(length, _GLIMPSE) if facts.streams else length for length in facts.size)
+    top, left = (facts.size[0] - height) // 2, (facts.size[1] - width) // 2
+    pixels = read_window(path, top, left, height, width).pixels
+    return float(np.ptp(pixels, axis=0).max()) > 8 / 255
 
 
-def ordered(paths: Sequence[Path], task: str) -> tuple[Source, ...]:
-    """Sources in the order the task's network was trained with: by role where names tell it, else as given.
+_GLIMPSE = 2048  # pixels
 
-    Two unnamed sources of visible_infrared go colour first, of sharpening large first.
+
+def ordered(
+    paths: Sequence[Path], task: str, roles: Sequence[str | None] | None = None
+) -> tuple[Source, ...]:
+    """Sources in the order the task's network was trained with: by role where known, else as given.
+
+    ``roles`` default to those that the paths tell. Two sources without any go colour first in
+    visible_infrared, large first in sharpening.
     """
-    roles = [role_of(path) for path in paths]
+    known = list(roles or [role_of(path) for path in paths])
     for group in TASKS[task]:
-        if set(roles) == set(group):
-            order = sorted(range(len(paths)), key=lambda index: group.index(str(roles[index])))
-            return tuple(Source(str(roles[index]), paths[index]) for index in order)
+        if set(known) == set(group):
+            order = sorted(range(len(paths)), key=lambda index: group.index(str(known[index])))
+            return tuple(Source(str(known[index]), paths[index]) for index in order)
     found = list(paths)
     if len(found) == 2 and task in (*SHARPENING_TASKS, "visible_infrared"):
-        images = [read_image(path).pixels for path in found]
         swapped = (
-            images[0].shape[1] < images[1].shape[1]
+            image_facts(found[0]).size[0] < image_facts(found[1]).size[0]
             if task in SHARPENING_TASKS
-            else _in_colour(images[1]) and not _in_colour(images[0])
+            else _in_colour(found[1]) and not _in_colour(found[0])
         )
         found = found[::-1] if swapped else found
     group = TASKS[task][0]

@@ -1,7 +1,12 @@
 """Stored object masks as the channels that the network takes."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import tifffile
 import torch
+from PIL import Image as PillowImage
 from torch import Tensor
 
 from pipeline.config import MASK_CHANNELS
@@ -31,3 +36,56 @@ def mask_channels(mask: np.ndarray, sets: int = 1, dtype: torch.dtype = torch.fl
     channels = torch.zeros(sets * MASK_CHANNELS, *mask.shape[1:], dtype=dtype)
     channels[: len(mask)] = torch.from_numpy(np.ascontiguousarray(mask))
     return channels
+
+
+Masks = Callable[[int, int, int, int], np.ndarray]
+"""Object masks by window: (top, left, height, width) to bool (c, height, width)."""
+
+
+def open_masks(path: Path, size: tuple[int, int]) -> Masks:
+    """Object masks of a file, at most 20, largest first.
+
+    An image is a label map: every value but 0 is one object. NPY holds a label map (H, W) of integers or
+    masks (c, H, W) of truth values. Of more than 20 objects the rest are united in the last mask, as merging
+    does. Raises InputError when the file cannot be read, has colours, or is of another size (H, W).
+    """
+    array = _stored(path)
+    if array.ndim == 3 and array.dtype == np.bool_:
+        order = np.argsort([-int(mask.sum()) for mask in array], kind="stable")
+    elif array.ndim == 2 and array.dtype.kind in "bui":
+        values, counts = np.unique(array, return_counts=True)
+        order = values[np.argsort(-counts, kind="stable")]
+        order = order[order != 0]
+    else:
+        raise InputError(
+            f"{path}: a label map has one band of whole numbers, this is {array.dtype} {array.shape}"
+        )
+    if array.shape[-2:] != size:
+        raise InputError(
+            f"{path}: the masks are {array.shape[-2]}x{array.shape[-1]}, the image {size[0]}x{size[1]}"
+        )
+    own, rest = order[: MASK_CHANNELS - 1], order[MASK_CHANNELS - 1 :]
+
+    def window(top: int, left: int, height: int, width: int) -> np.ndarray:
+        part = array[..., top : top + height, left : left + width]
+        if array.ndim == 3:
+            masks, last = part[own], part[rest].any(axis=0, keepdims=True)
+        else:
+            masks, last = part == own[:, None, None], np.isin(part, rest)[None]
+        return np.concatenate([masks, last]) if len(rest) else masks
+
+    return window
+
+
+def _stored(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of masks")
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return np.asarray(tifffile.imread(path))
+        with PillowImage.open(path) as image:
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as a label map ({error}); replace the file") from error

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES
-from model.fusing import guidance_for
 from model.guidance import Guidance
 from model.inference import Fuser as Network
 from model.inference import fuse
@@ -23,6 +22,7 @@ from model.masks import by_source
 from model.memory import Memory, code_hash, file_hash, key_of
 from model.results import GUIDED, UNGUIDED, Case
 from model.run import TRAINING_CODE
+from model.stored import guidance_for
 from pipeline.images import FloatArray, Image, luminance, read_sources, write_image
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 

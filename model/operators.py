@@ -25,7 +25,13 @@ _ABSENT_KEY = -1e4
 
 
 class BiWKV(SpatialMix):
-    """Eq. 7: the paper's operator."""
+    """Eq. 7: the paper's operator.
+
+    ``stretch``, one number per path, scales the decay where the image is only a part of a larger one
+    (model/whole.py).
+    """
+
+    stretch: tuple[float, ...] | None = None
 
     def make_parameters(self, width: int) -> None:
         # Reach from the whole image down to a sixteenth, bonus from context only to mostly the token itself.
@@ -36,6 +42,9 @@ class BiWKV(SpatialMix):
     def operate(self, sequence: Tensor, layout: Layout) -> Tensor:
         key, value = self.key(sequence), self.value(sequence)
         decay: Tensor = self.decay
+        if self.stretch is not None:
+            per_path = decay.new_tensor(self.stretch)
+            decay = decay * per_path.repeat_interleave(decay.numel() // per_path.numel())
         if layout.absent is not None and layout.length is not None:
             key = key.masked_fill(layout.absent[..., None], _ABSENT_KEY)
             # The operator divides by the padded length; each sample's decay makes it that sample's own.

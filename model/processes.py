@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import InputError
+from model.devices import pick_device
 
 T = TypeVar("T")
 
@@ -103,17 +103,3 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(chosen, rank, count)
     finally:
         dist.destroy_process_group()
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of that name; ``auto`` is CUDA where there is one. Raises InputError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from error
-    return device

@@ -1,0 +1,131 @@
+"""Speed and memory of fusing visible and infrared images; the last line printed is one JSON object.
+
+    python benchmarks/fuse.py [--size 480 640] [--threads 2] [--images 16] [--repeat 5] [--seafusion DIR]
+
+``network_s``: one forward, the median of ``--repeat``; ``images_per_s``: `rwkvfusion fuse` over a folder of
+``--images`` pairs of PNG files, decoding and encoding included, without the start; ``cold_start_s`` and
+``peak_mib``: one pair from the start of the process to its end, and the memory that it held at most.
+Everything runs in a process of its own. With ``--seafusion`` (a checkout of Linfeng-Tang/SeAFusion on GitHub)
+that network is timed in the same way beside ours; ``seafusion_ratio`` says how many times longer it takes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NETWORK = """
+import json, statistics, sys, time, torch
+{network}
+height, width, threads, repeat = map(int, sys.argv[1:5])
+torch.set_num_threads(threads)
+images = [torch.rand(1, 1, height, width) for _ in range(2)]
+with torch.inference_mode():
+    forward(images)
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        forward(images)
+        times.append(time.perf_counter() - start)
+print(json.dumps(statistics.median(times)))
+"""
+OURS = """
+from model.cli import keep_freed_memory
+from model.inference import load_weights
+keep_freed_memory()
+forward = load_weights("visible_infrared").network
+"""
+SEAFUSION = """
+sys.path.insert(0, sys.argv[5])
+from FusionNet import FusionNet
+network = FusionNet(output=1).eval()
+forward = lambda images: network(*images)
+"""
+
+
+def environment(threads: int) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+
+
+def network_seconds(network: str, options: argparse.Namespace, *more: str) -> float:
+    arguments = [*map(str, options.size), str(options.threads), str(options.repeat), *more]
+    code = NETWORK.format(network=network)
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(
+        command, env=environment(options.threads), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return float(json.loads(result.stdout.splitlines()[-1]))
+
+
+def run(arguments: list[str], threads: int) -> tuple[float, float]:
+    """Seconds and MiB at the peak of one `rwkvfusion fuse`."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "model", "fuse", *arguments],
+        env=environment(threads),
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"rwkvfusion fuse {' '.join(arguments)} failed")
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return time.perf_counter() - start, usage.ru_maxrss / scale
+
+
+def make_images(folder: Path, count: int, height: int, width: int) -> None:
+    """Pairs of smooth shades with noise: as hard to compress as photographs."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:height, 0:width]
+    for role, bands in (("visible", 3), ("infrared", 1)):
+        (folder / role).mkdir()
+        for number in range(count):
+            shade = 128 + 90 * np.sin(rows / 37 + number) * np.cos(columns / 53)
+            pixels = shade[..., None] + random.normal(0, 4, (height, width, bands))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8).squeeze()).save(
+                folder / role / f"{number:03}.png"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, nargs=2, default=[480, 640], help="height and width")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--seafusion", type=Path, help="checkout of Linfeng-Tang/SeAFusion")
+    options = parser.parse_args()
+    results: dict[str, object] = {"size": options.size, "threads": options.threads}
+    own = network_seconds(OURS, options)
+    results["network_s"] = round(own, 3)
+    print(f"network: {own:.3f} s", flush=True)
+    if options.seafusion is not None:
+        theirs = network_seconds(SEAFUSION, options, str(options.seafusion.resolve()))
+        results["seafusion_network_s"] = round(theirs, 3)
+        results["seafusion_ratio"] = round(theirs / own, 2)
+        print(f"SeAFusion's network: {theirs:.3f} s", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_images(folder, options.images, *options.size)
+        pair = [str(folder / role / "000.png") for role in ("visible", "infrared")]
+        run([*pair, "-o", str(folder / "first.png")], options.threads)  # fills the disk's cache
+        seconds, peak = run([*pair, "-o", str(folder / "one.png")], options.threads)
+        results["cold_start_s"], results["peak_mib"] = round(seconds, 2), round(peak)
+        print(f"one pair: {seconds:.2f} s, {peak:.0f} MiB", flush=True)
+        folders = [str(folder / role) for role in ("visible", "infrared")]
+        many, _ = run([*folders, "-o", str(folder / "fused")], options.threads)
+        results["images_per_s"] = round((options.images - 1) / max(many - seconds, 1e-6), 2)
+        print(f"{options.images} pairs: {many:.2f} s", flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
