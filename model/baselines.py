@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
+from model.guided_filter import guided_filter_fusion
 from pipeline.errors import InputError
 from pipeline.images import enlarge, luminance
 
@@ -100,5 +101,10 @@ def detail_injection(sources: Sequence[FloatArray]) -> FloatArray:
     return (enlarged + gain[:, None, None] * (intensity - low)).clip(0, 1).astype(np.float32)
 
 
-FUSION_BASELINES = {"average": average, "maximum": maximum, "laplacian_pyramid": laplacian_pyramid}
+FUSION_BASELINES = {
+    "average": average,
+    "maximum": maximum,
+    "laplacian_pyramid": laplacian_pyramid,
+    "guided_filter": guided_filter_fusion,
+}
 SHARPENING_BASELINES = {"bicubic": bicubic, "detail_injection": detail_injection}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 KERNELS = ("auto", "cuda", "cpu", "reference")
 VARIABLE = "RWKVFUSION_KERNEL"
+EXPORTED_CHUNK = 512  # about the root of L for images of common sizes
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -72,8 +73,12 @@ def reference(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _left_scan(rows: Tensor, w: Tensor) -> Tensor:
     """F_1 = 0, F_{t+1} = e^{-w/L} F_t + rows_t along dimension 2 of rows (2, B, L, C)."""
     length = rows.shape[2]
-    size = math.isqrt(length - 1) + 1
-    chunks = -(-length // size)
+    if torch.compiler.is_exporting():
+        # One program serves every length: their size is fixed, and also that several chunks enter others.
+        size, chunks = EXPORTED_CHUNK, length // EXPORTED_CHUNK + 3
+    else:
+        size = math.isqrt(length - 1) + 1
+        chunks = -(-length // size)
     rows = F.pad(rows, (0, 0, 0, chunks * size - length)).unflatten(2, (chunks, size))
     place = torch.arange(size + 1, device=rows.device, dtype=rows.dtype)[:, None]
     exponent = (w / length)[:, None, None] * place  # (B, 1, size + 1, C)

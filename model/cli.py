@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from model import export_cli
 from model.fuse_cli import fuse
 from pipeline.errors import InputError, exit_on_error
 from pipeline.manifest import SPLITS, TASKS, Sample, nearest
@@ -26,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GDAL_CACHEMAX", "64MB")
 
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
+app.add_typer(export_cli.app)
 
 
 class CacheChoice(StrEnum):

@@ -131,7 +131,8 @@ class RWKVFusion(nn.Module):
             return None
         if length is None:
             length = torch.full((text.shape[0],), text.shape[1], device=text.device)
-        text = text[:, : int(length.max())]
+        else:
+            text = text[:, : int(length.max())]
         if text.shape[1] == 0:
             return None
         padding = Text(text, length).padding()

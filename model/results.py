@@ -25,6 +25,7 @@ LABELS = {
     GUIDED: "RWKVFusion",
     UNGUIDED: "RWKVFusion, guidance removed",
     "laplacian_pyramid": "Laplacian pyramid",
+    "guided_filter": "Guided filter",
     "detail_injection": "detail injection",
 }
 EFFECT = "guidance_effect"  # mean absolute difference guided - unguided, in grey levels of 255

@@ -156,7 +156,8 @@ class SpatialMix(nn.Module, ABC):
         if not self.text_first:
             return text.tokens, padding, None
         count = text.tokens.shape[1]
-        order = (torch.arange(count, device=padding.device) + text.length[:, None]) % max(count, 1)
+        order = torch.arange(count, device=padding.device) + text.length[:, None]
+        order = torch.where(order < count, order, order - count)
         return _gather(text.tokens, order), padding.gather(1, order), order
 
 

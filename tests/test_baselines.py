@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from model import baselines
+from model.guided_filter import guided_filter
 from pipeline.errors import InputError
 
 
@@ -32,9 +33,38 @@ def test_the_pyramid_takes_the_sharp_half_of_each_source() -> None:
     soft = gaussian_filter(sharp, 3)
     near, far = sharp.copy(), sharp.copy()
     near[:, 48:], far[:, :48] = soft[:, 48:], soft[:, :48]
-    rules = (baselines.laplacian_pyramid, baselines.average)
-    error = [np.abs(rule([near, far]) - sharp).mean() for rule in rules]
-    assert error[0] < 0.3 * error[1]
+    error = {
+        name: float(np.abs(rule([near, far]) - sharp).mean())
+        for name, rule in baselines.FUSION_BASELINES.items()
+    }
+    assert error["laplacian_pyramid"] < 0.3 * error["average"]
+    assert error["guided_filter"] < 0.3 * error["average"]
+
+
+def test_the_guided_filter_is_the_linear_model_of_every_window() -> None:
+    """He et al. 2013, eq. 5-8, window by window, on the pixels whose windows all lie inside."""
+    guide, plane = planes(2, 17, 15, seed=5).astype(np.float64)
+    radius, epsilon = 2, 0.01
+    slopes, offsets = np.zeros((2, 17, 15))
+    for i in range(radius, 17 - radius):
+        for j in range(radius, 15 - radius):
+            window = np.s_[i - radius : i + radius + 1, j - radius : j + radius + 1]
+            g, p = guide[window], plane[window]
+            slopes[i, j] = ((g * p).mean() - g.mean() * p.mean()) / (g.var() + epsilon)
+            offsets[i, j] = p.mean() - slopes[i, j] * g.mean()
+    filtered = guided_filter(guide, plane, radius, epsilon)
+    for i in range(2 * radius, 17 - 2 * radius):
+        for j in range(2 * radius, 15 - 2 * radius):
+            window = np.s_[i - radius : i + radius + 1, j - radius : j + radius + 1]
+            expected = slopes[window].mean() * guide[i, j] + offsets[window].mean()
+            assert filtered[i, j] == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_guided_filter_fusion_of_identical_sources_gives_the_source_back(height: int, width: int) -> None:
+    a = planes(height, width)
+    np.testing.assert_allclose(baselines.FUSION_BASELINES["guided_filter"]([a, a, a]), a, atol=1e-5)
 
 
 def cube(size: int = 32, bands: int = 4) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
     folder = Path("reports/tiny")
     values = {(row.sample, row.method): row.values for row in rows}
     assert set(m for s, m in values if s == "a") == {
-        "rwkvfusion", "rwkvfusion_unguided", "average", "maximum", "laplacian_pyramid",
+        "rwkvfusion", "rwkvfusion_unguided", "average", "maximum", "laplacian_pyramid", "guided_filter",
     }  # fmt: skip
 
     written = read_image(fused_path(folder, "rwkvfusion", "a", 3)).pixels
@@ -106,7 +106,7 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
 
     with (folder / "samples.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(rows) == 2 * 5 + 4
+    assert len(table) == len(rows) == 2 * 6 + 4
     assert list(table[0])[:3] == ["method", "sample", "MI"]
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["pansharpening"]["rwkvfusion"]["PSNR"] is None, "JSON has no infinity"

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from model.config import ModelConfig
 from model.network import RWKVFusion
 from pipeline.images import write_image
-from pipeline.manifest import Sample, Source, content_hash, write_manifest
+from pipeline.manifest import TASKS, Sample, Source, content_hash, write_manifest
 from pipeline.store import MergedMasks, Text, create_store
 
 SIZES = {"visible_infrared": (24, 32), "pansharpening": (32, 32)}
@@ -125,6 +125,8 @@ def make_weights(path: Path, task: str, seed: int = 0, head: float = 0.02) -> Pa
     record = {
         "format": 1,
         "task": task,
+        "roles": TASKS[task][0],
+        "ratios": [1, 4] if sharpening else [1, 1],
         "model": dataclasses.asdict(config),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
