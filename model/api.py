@@ -20,7 +20,7 @@ Pillow images, in grey, under a caption:
 
 >>> from PIL import Image
 >>> images = [Image.fromarray(visible), Image.fromarray(infrared)]
->>> fuse(images, weights, colour="gray", caption="a car at night").mode
+>>> fuse(images, "multi_focus", colour="gray", caption="a car behind a tree").mode
 'L'
 """
 
