@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from test_store import SIZES, make, plain, record
 
-from model.data import open_guidance
+from model.guidance import open_guidance
 from pipeline import boxes, captions, leases, masks, texts
 from pipeline.config import GUIDANCE_VARIABLE, guidance_dir
 from pipeline.durability import locked
