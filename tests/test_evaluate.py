@@ -176,7 +176,7 @@ def test_given_weights_are_used_once_and_what_they_saw_is_told(
     weights.with_suffix(".json").write_text(json.dumps(record))
     found = evaluate("tiny", weights=str(weights), out=Path("out"), console=quiet(), options=HERE)
     assert found.tasks == ["visible_infrared"]
-    assert len(found.rows) == 2 * 5
+    assert len(found.rows) == 2 * 6
     assert any("trained on 1 of the 2 samples (vi6)" in text for text in found.warnings)
     assert not Path("reports").exists()
 
