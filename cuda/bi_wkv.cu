@@ -127,7 +127,14 @@ __device__ void scan_grad_chunk(const Inputs& in, const Real* top, const double*
 #pragma unroll
   for (int i = TOKENS - 1; i >= 0; --i) {
     const Pair<Sum> coming = states.right;
-    if (i < at.count) part.a += coming.a * tokens.before[i].a + coming.b * tokens.before[i].b;
+    if (i < at.count) {
+      const Pair<Sum> before = tokens.before[i], row = tokens.rows[i], others = before + tokens.after[i];
+      part.a += coming.a * before.a + coming.b * before.b;
+      // E (p v + q) is p E (v - y); written with v - y = (v (f + g) - F - G) / D, the bonus's own share is gone
+      // before it could cancel.
+      const Sum apart = row.a * others.b - row.b * others.a;
+      part.b += by.bonus * tokens.pq[i].a * quotient(apart, others.b + by.bonus * row.b);
+    }
     states.right = step(coming, by.decay, tokens.pq[i]);
     tokens.before[i] = coming;  // in the registers of what is no longer needed
   }
@@ -140,7 +147,6 @@ __device__ void scan_grad_chunk(const Inputs& in, const Real* top, const double*
       narrow(Real(row.b * spread.a), dv[element]);
       narrow(Real(row.a * spread.a + row.b * spread.b), dk[element]);
       part.a += gone.a * tokens.after[i].a + gone.b * tokens.after[i].b;
-      part.b += by.bonus * (row.a * pq.a + row.b * pq.b);
     }
     states.left = step(gone, by.decay, pq);
   }

@@ -330,8 +330,12 @@ def scan_grad(
                 dvalue[c] = row[channels + c] * spread[c]
             for c in range(channels):
                 dkey[c] = row[c] * spread[c] + row[channels + c] * spread[channels + c]
+            # E (p v + q) is p E (v - y), and y is near v where the bonus rules: written with v - y =
+            # (v (f + g) - F - G) / D, the bonus's own share is gone before it could cancel.
             for c in range(channels):
-                du_chunk[c] += bonus[b, c] * (row[c] * terms[c] + row[channels + c] * terms[channels + c])
+                weight, others = row[channels + c], before[channels + c] + after[channels + c]
+                apart = row[c] * others - weight * (before[c] + after[c])
+                du_chunk[c] += bonus[b, c] * terms[c] * apart / (others + bonus[b, c] * weight)
             # Every state meets the gradients on the far side of its token: eq. 7 seen from the decay.
             for c in range(channels):
                 dw_chunk[c] += coming[c] * before[c] + coming[channels + c] * before[channels + c]

@@ -142,9 +142,8 @@ def test_kernels_agree_on_any_shape(batch: int, length: int, channels: int, seed
             patch.setenv("RWKVFUSION_KERNEL", name)
             results.append(with_gradients(bi_wkv, inputs, grad))
     for left, right in zip(*results, strict=True):
-        # A gradient of terms of order one that cancel is known to a millionth in float32, however small.
         torch.testing.assert_close(
-            left, right, rtol=1e-3, atol=1e-4 * float(right.abs().max().clamp(min=1e-2))
+            left, right, rtol=1e-3, atol=1e-4 * float(right.abs().max().clamp(min=1e-3))
         )
 
 
