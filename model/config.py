@@ -84,11 +84,13 @@ class LossConfig:
 
     ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
     ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter
-    source. ``gradient_target``: ``magnitude`` is eq. 23, ``vector`` keeps the sign and direction of the
-    strongest edge. ``supervised``: a fusion task whose samples have a target (simulated defocus, say) is
-    trained against its luminance by eq. 19, as sharpening always is. ``mask_weight``: how much more the
-    intensity of a pixel counts that lies on an object (1: twice). ``colour``: weight of the spectral angle to
-    the target; only sharpening has bands that could have one.
+    source, to which ``detail`` adds that share of what the other sources show beside their local mean.
+    ``gradient_target``: ``magnitude`` is eq. 23, ``vector`` keeps the sign and direction of the strongest
+    edge; ``gradient_gain`` times as strong is what the fused edge should be. ``supervised``: a fusion task
+    whose samples have a target (simulated defocus, say) is trained against its target's luminance by eq. 19,
+    as sharpening always is. ``mask_weight``: how much more the intensity of a pixel counts that lies on an
+    object (1: twice). ``colour``: weight of the spectral angle to the target; only sharpening has bands that
+    could have one.
     """
 
     intensity: float = Field(default=10.0, ge=0)
@@ -96,7 +98,9 @@ class LossConfig:
     gradient: float = Field(default=20.0, ge=0)
     sharpening_ssim: float = Field(default=0.1, ge=0)
     intensity_target: Literal["sources", "maximum"] = "sources"
+    detail: float = Field(default=0.0, ge=0)
     gradient_target: Literal["magnitude", "vector"] = "magnitude"
+    gradient_gain: float = Field(default=1.0, gt=0)
     supervised: bool = False
     ssim_window: int = Field(default=11, ge=3)
     mask_weight: float = Field(default=0.0, ge=0)
@@ -107,6 +111,7 @@ class LossConfig:
 class TrainConfig:
     """One training run.
 
+    ``start``: weights of the same network to start from (a .safetensors file with its .json), "" for random.
     ``mix``: further data sets to draw samples from, each with its weight; that of ``dataset`` is 1.
     ``batch``: samples of a step, over all processes; ``accumulate``: parts that each process takes one after
     another, to save memory. ``text_dropout`` and ``mask_dropout``: chance that a batch goes without that
@@ -117,6 +122,7 @@ class TrainConfig:
     """
 
     dataset: str = "demo"
+    start: str = ""
     mix: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     task: str = "visible_infrared"
     steps: int = Field(default=60, ge=1)

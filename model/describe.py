@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from model.complexity import count_operations, example, measure
@@ -58,6 +58,7 @@ def describe_weights(name: str) -> str:
         f"trained    on data set {record['dataset']}, {len(record['train_samples'])} samples "
         f"({len(record['validation_samples'])} for validation), {train['steps']} steps of {train['batch']} "
         f"crops of {train['crop']}, seed {train['seed']}" + (f", {time[0]:.0f} s, {time[1]}" if time else ""),
+        *_started(record),
         f"guidance   {record['guidance']}",
         "metrics    "
         + (", ".join(f"{key} {value:.4g}" for key, value in record["metrics"].items()) or "none"),
@@ -68,6 +69,16 @@ def describe_weights(name: str) -> str:
         f"sha256     {record['sha256']}",
     ]
     return "\n".join(lines)
+
+
+def _started(record: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each of the weights that training started from, the latest first."""
+    while (start := record.get("start")) is not None:
+        yield (
+            f"started    from weights trained on data set {start['dataset']}, {len(start['train_samples'])} "
+            f"samples, {start['train']['steps']} steps; sha256 {start['sha256']}"
+        )
+        record = start
 
 
 def _settings(values: Any) -> str:

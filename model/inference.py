@@ -6,7 +6,6 @@ images beyond a budget are fused in tiles (model/tiling.py), which fit.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from model.colour import fuse_chroma, rgb_to_ycbcr, ycbcr_to_rgb
@@ -27,7 +24,7 @@ from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig, run_dir
 from model.devices import pick_device
 from model.masks import by_source, mask_channels
 from model.network import RWKVFusion
-from model.record import read_record
+from model.record import read_weights
 from model.tiling import Tiling, plan, strips
 from model.whole import Whole, spread
 from pipeline.config import build
@@ -109,17 +106,12 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: st
         raise InputError(f"unknown dtype '{dtype}'.{nearest(dtype, DTYPES)}")
     place = pick_device(device)
     path = find_weights(name)
-    record = read_record(path)
+    record, state = read_weights(path)
     config = build(ModelConfig, record["model"], str(path.with_suffix(".json")))
-    content = path.read_bytes()
-    if record.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise InputError(
-            f"{path}: does not match the checksum in its .json; fetch or train the weights again"
-        )
     try:
         network = RWKVFusion(config)
-        network.load_state_dict({name: value.float() for name, value in load(content).items()})
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(state)
+    except RuntimeError as error:
         raise InputError(
             f"{path}: not weights of this network ({str(error).splitlines()[0]}); train anew"
         ) from error

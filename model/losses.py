@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import LossConfig
 
 _SIGMA = 1.5
+_AROUND = 33  # pixels that a local mean is taken over
 _C1, _C2 = 0.01**2, 0.03**2  # of SSIM for a data range of 1
 
 
@@ -38,23 +39,38 @@ def fusion_loss(
     weight = None
     if config.mask_weight and masks is not None:
         weight = 1 + config.mask_weight * masks.any(dim=1, keepdim=True).to(fused.dtype)
-    intensity = intensity_loss(fused, sources, config.intensity_target, weight)
+    intensity = intensity_loss(fused, sources, config.intensity_target, weight, config.detail)
     dissimilarity = torch.stack([1 - ssim(fused, source, config.ssim_window) for source in sources]).sum()
-    gradient = gradient_loss(fused, sources, config.gradient_target)
+    gradient = gradient_loss(fused, sources, config.gradient_target, config.gradient_gain)
     loss = config.intensity * intensity + config.ssim * dissimilarity + config.gradient * gradient
     return {"loss": loss, "intensity": intensity, "ssim": dissimilarity, "gradient": gradient}
 
 
 def intensity_loss(
-    fused: Tensor, sources: Sequence[Tensor], target: str = "sources", weight: Tensor | None = None
+    fused: Tensor,
+    sources: Sequence[Tensor],
+    target: str = "sources",
+    weight: Tensor | None = None,
+    detail: float = 0.0,
 ) -> Tensor:
     """Eq. 21 for `sources`; for `maximum` the distance to the brightest source at every pixel.
 
-    ``weight`` (B, 1, H, W): how much each pixel counts; 1 everywhere if not given.
+    ``weight`` (B, 1, H, W): how much each pixel counts; 1 everywhere if not given. ``detail``: share of the
+    mean of the other sources, less its mean over 33 x 33 pixels, that the maximum is to show besides. The
+    plain maximum shows nothing of a source wherever another is brighter.
     """
-    wanted = [torch.stack(list(sources)).amax(dim=0)] if target == "maximum" else list(sources)
+    wanted = [_brightest(torch.stack(list(sources)), detail)] if target == "maximum" else list(sources)
     distances = [(fused - image).abs() for image in wanted]
     return torch.stack([(d if weight is None else weight * d).mean() for d in distances]).sum()
+
+
+def _brightest(sources: Tensor, detail: float) -> Tensor:
+    brightest = sources.amax(dim=0)
+    if not detail:
+        return brightest
+    others = (sources.sum(dim=0) - brightest) / max(len(sources) - 1, 1)
+    around = F.avg_pool2d(others, _AROUND, stride=1, padding=_AROUND // 2, count_include_pad=False)
+    return (brightest + detail * (others - around)).clamp(0, 1)
 
 
 def colour_loss(fused: Tensor, target: Tensor) -> Tensor:
@@ -65,8 +81,10 @@ def colour_loss(fused: Tensor, target: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(fused, target, dim=1, eps=1e-6)).mean()
 
 
-def gradient_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "magnitude") -> Tensor:
-    """Distance of the fused edges to the strongest edge of any source at every pixel.
+def gradient_loss(
+    fused: Tensor, sources: Sequence[Tensor], target: str = "magnitude", gain: float = 1.0
+) -> Tensor:
+    """Distance of the fused edges to ``gain`` times the strongest edge of any source at every pixel.
 
     ``magnitude`` is eq. 23: |Sobel_x| + |Sobel_y| alone. ``vector`` keeps sign and direction: both
     derivatives are compared with those of the source whose sum is the largest.
@@ -74,9 +92,9 @@ def gradient_loss(fused: Tensor, sources: Sequence[Tensor], target: str = "magni
     slopes = torch.stack([sobel(source) for source in sources])
     strength = slopes.abs().sum(dim=-3)
     if target == "magnitude":
-        return F.l1_loss(sobel(fused).abs().sum(dim=-3), strength.amax(dim=0))
+        return F.l1_loss(sobel(fused).abs().sum(dim=-3), gain * strength.amax(dim=0))
     strongest = strength.argmax(dim=0, keepdim=True)[..., None, :, :].expand(1, *slopes.shape[1:])
-    return 2 * F.l1_loss(sobel(fused), slopes.gather(0, strongest)[0])
+    return 2 * F.l1_loss(sobel(fused), gain * slopes.gather(0, strongest)[0])
 
 
 def sobel(x: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from model.bi_wkv_cuda import source_folder
-from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, Config
+from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, Config, ModelConfig
 from model.data import CACHE_BYTES, FusionDataset
 from model.guidance import open_guidance
 from model.image_cache import cache_path, fill_cache, open_cache
 from model.planes import decode
-from model.run import TRAINING_CODE, Run, content_fact
+from model.record import read_weights
+from model.run import TRAINING_CODE, Run, Start, content_fact
+from pipeline.config import build
 from pipeline.errors import InputError
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 from pipeline.store import Store
@@ -55,10 +57,26 @@ def prepare(
         for section, part in (("model", model), ("loss", config.loss), ("train", settings))
         for name, value in dataclasses.asdict(part).items()
     }
+    start = _start(Path(settings.start), model) if settings.start else None
+    if start is not None:
+        facts["start"] = start.record["sha256"]
     for number, part in enumerate(parts):
         facts |= part.facts(f"{part.name}/" if number else "")
     facts["code"] = _code_hash()
-    return Run(config, model, tuple(part.training for part in parts), first.validation, facts)
+    return Run(config, model, tuple(part.training for part in parts), first.validation, facts, start)
+
+
+def _start(path: Path, model: ModelConfig) -> Start:
+    """Read the weights to start from. Raises InputError when they are of another network."""
+    record, state = read_weights(path)
+    theirs = build(ModelConfig, record["model"], str(path.with_suffix(".json")))
+    if theirs != model:
+        pairs = [(f.name, getattr(theirs, f.name), getattr(model, f.name)) for f in dataclasses.fields(model)]
+        told = ", ".join(f"{name} {has} against {wanted}" for name, has, wanted in pairs if has != wanted)
+        raise InputError(
+            f"train.start: {path} are weights of another network ({told}); give `model` their values"
+        )
+    return Start(record, state)
 
 
 class _Part:

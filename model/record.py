@@ -1,9 +1,14 @@
-"""The record (json) that lies beside trained weights and says what they are."""
+"""Trained weights on disk: the tensors (safetensors), and the record (json) beside them of what they are."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
 from pipeline.errors import InputError
 
@@ -24,6 +29,26 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them anew"
         )
     return record
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record of a weights file and its tensors, float32; nothing in the file is executed.
+
+    Raises InputError when one of the two is missing or damaged, or they do not belong together.
+    """
+    record = read_record(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if record.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise InputError(
+            f"{path}: does not match the checksum in its .json; fetch or train the weights again"
+        )
+    try:
+        return record, {name: value.float() for name, value in load(content).items()}
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); train anew") from error
 
 
 def training_time(path: Path, record: Mapping[str, Any]) -> tuple[float, str] | None:

@@ -36,11 +36,19 @@ TRAINING_CODE = (
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that training starts from: their record and tensors."""
+
+    record: dict[str, Any]
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Run:
     """A task's configuration and data, and the folder its training writes to.
 
     ``training``: the data set of that name, then those of ``train.mix``. ``facts`` (name -> value as text)
-    decide the result: every parameter, every sample's content, the stores, the code.
+    decide the result: every parameter, every sample's content, the stores, the code, what it starts from.
     """
 
     config: Config
@@ -48,6 +56,7 @@ class Run:
     training: tuple[FusionDataset, ...]
     validation: FusionDataset | None
     facts: dict[str, str]
+    start: Start | None = None
 
     @property
     def folder(self) -> Path:
@@ -157,6 +166,8 @@ class Run:
             "sha256": hashlib.sha256(content).hexdigest(),
             "facts": self.facts,
         }
+        if self.start is not None:
+            record["start"] = self.start.record
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.weights, lambda temporary: temporary.write_bytes(content))
         write_atomically(
@@ -170,9 +181,13 @@ def content_fact(sample: Sample, content: str | None = None) -> str:
 
 
 def trained_on(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """Ids of the samples, by content, that the weights of a record were trained on."""
-    facts = [str(value) for name, value in record.get("facts", {}).items() if name.startswith("sample ")]
-    training = {fact for fact in facts if fact.startswith("train ")}
+    """Ids of the samples, by content, that weights, or those they grew from, were trained on."""
+    training: set[str] = set()
+    told: Mapping[str, Any] | None = record
+    while told is not None:
+        facts = [str(value) for name, value in told.get("facts", {}).items() if name.startswith("sample ")]
+        training |= {fact for fact in facts if fact.startswith("train ")}
+        told = told.get("start")
     return [sample.id for sample in samples if training and not training.isdisjoint(_as_trained(sample))]
 
 

@@ -107,6 +107,8 @@ class Trainer:
             )
         torch.manual_seed(config.seed)
         self.network = RWKVFusion(run.model).to(self.device)
+        if run.start is not None:
+            self.network.load_state_dict(run.start.state)
         self.parallel = processes.parallel(self.network)
         self.forward: Callable[..., Tensor] = (
             torch.compile(self.parallel) if config.compile else self.parallel
@@ -133,7 +135,8 @@ class Trainer:
         found = self.processes.agree(load_checkpoint(self.run.checkpoints) if main else None)
         size = f"{sum(p.numel() for p in self.network.parameters()) / 1e6:.2f} M parameters"
         steps, samples = self.run.config.train.steps, sum(map(len, self.run.training))
-        plan = f"{name}: training {size} for {steps} steps on {samples} samples"
+        start = f" from {self.run.config.train.start}" if self.run.start else ""
+        plan = f"{name}: training {size}{start} for {steps} steps on {samples} samples"
         changed = self.processes.agree(
             self.run.changed(found[1]["facts"] if found else self.run.previous_facts())
         )

@@ -94,6 +94,33 @@ def test_gradient_with_direction(images: Callable[..., list[Tensor]]) -> None:
     assert float(gradient_loss(a, [a, a], "vector")) == 0
 
 
+def test_edges_wanted_stronger(images: Callable[..., list[Tensor]]) -> None:
+    f, a = images(1, 1, 8, 9, count=2)
+    wanted = 1.25 * slow_sobel(a[0, 0].numpy())
+    distance = np.abs(slow_sobel(f[0, 0].numpy()) - wanted).sum(axis=0).mean()
+    assert float(gradient_loss(f, [a, a], "vector", 1.25)) == pytest.approx(distance, rel=1e-5)
+    strength = np.abs(slow_edges(f[0, 0].numpy()) - np.abs(wanted).sum(axis=0)).mean()
+    assert float(gradient_loss(f, [a, a], gain=1.25)) == pytest.approx(strength, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_detail_of_the_darker_sources(images: Callable[..., list[Tensor]], count: int) -> None:
+    f, *sources = images(1, 1, 40, 37, count=count + 1)
+    planes = [source[0, 0].numpy() for source in sources]
+    total = 0.0
+    for i in range(40):
+        for j in range(37):
+            brightest = max(plane[i, j] for plane in planes)
+            rest = (sum(planes) - np.maximum.reduce(planes)) / (count - 1)
+            around = rest[max(i - 16, 0) : i + 17, max(j - 16, 0) : j + 17].mean()
+            wanted = min(max(brightest + 0.3 * (rest[i, j] - around), 0), 1)
+            total += abs(float(f[0, 0, i, j]) - wanted)
+    loss = intensity_loss(f, sources, "maximum", detail=0.3)
+    assert float(loss) == pytest.approx(total / (40 * 37), rel=1e-5)
+    config = LossConfig(intensity_target="maximum", detail=0.3)
+    assert float(fusion_loss(f, sources, None, config)["intensity"]) == float(loss)
+
+
 def test_total_of_an_unsupervised_task(images: Callable[..., list[Tensor]]) -> None:
     f, a, b = images(2, 1, 16, 16)
     config = LossConfig(intensity=3, ssim=5, gradient=7, ssim_window=5)

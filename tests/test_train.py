@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import make_project
@@ -17,6 +18,7 @@ from model.checkpoint import list_checkpoints
 from model.config import TrainConfig, load_config
 from model.inference import load_weights
 from model.preparation import prepare
+from model.run import trained_on
 from model.train import Trainer, drop_guidance, learning_rate, train
 from model.watch import forget_after
 from pipeline.errors import InputError
@@ -173,6 +175,46 @@ def test_a_loss_that_is_not_finite_names_samples_and_checkpoint(
     ):
         trained()
     assert not (RUN / "weights.safetensors").exists()
+
+
+def given_weights(project: Path) -> Path:
+    """Weights of a finished run, moved out of its folder."""
+    trained()
+    return (project / RUN).rename(project / "given") / "weights.safetensors"
+
+
+def change(project: Path, section: str, **values: object) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params[section] |= values
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_training_goes_on_from_given_weights(project: Path) -> None:
+    given = given_weights(project)
+    change(project, "train", start=str(given), lr=1e-9, ema=0.0)
+    weights, printed = trained()
+    assert f"from {given}" in printed
+    for name, value in load_file(given).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+    record = json.loads((project / RUN / "weights.json").read_text())
+    before = json.loads(given.with_suffix(".json").read_text())
+    assert record["start"] == before
+    assert record["facts"]["start"] == before["sha256"]
+    assert "up to date" in trained()[1]
+    samples = load_config().dataset("tiny").samples()
+    grown = {"facts": {}, "start": {"facts": {}, "start": before}}
+    assert trained_on(grown, samples) == trained_on(before, samples) != []
+
+
+def test_weights_that_cannot_be_started_from(project: Path) -> None:
+    change(project, "train", start="absent.safetensors")
+    with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
+        trained()
+    change(project, "train", start="")
+    change(project, "train", start=str(given_weights(project)))
+    change(project, "model", width=8)
+    with pytest.raises(InputError, match=r"weights of another network \(width 4 against 8\)"):
+        trained()
 
 
 def test_learning_rate_warms_up_and_falls_to_one_percent() -> None:
