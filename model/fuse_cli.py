@@ -59,6 +59,12 @@ def fuse(
     colour: Annotated[
         ColourChoice, typer.Option(help="auto: keep the sources' colour (ycbcr); rgb: band by band; gray.")
     ] = ColourChoice.auto,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=32, help="Depth of values that do not fill their type. (default: told by them)"
+        ),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="Beyond it, in tiles: 4GiB. (default: most of what is free)")
     ] = None,
@@ -95,6 +101,7 @@ def fuse(
             guidance=stores,
             caption=caption,
             masks=masks,
+            bits=bits,
             colour=colour.value,
             device=device,
             dtype=dtype.value,

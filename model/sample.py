@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from pipeline.images import (
     Image,
     ImageFacts,
     check_sources,
+    depth_by_values,
     image_facts,
     read_image,
 )
@@ -41,6 +42,7 @@ class Settings:
     ``weights``: of one task, for all samples; else a data set's own (runs/<dataset>/<task>), else the shipped
     ones of each sample's task. ``caption`` and ``masks`` (a file, or a folder of files named as the samples)
     guide every sample that has none of its own; ``guidance`` are stores. ``memory``: bytes to work in.
+    ``bits``: depth of values that do not fill their type; None: a data set's manifest says, else the values.
     """
 
     weights: str | None = None
@@ -48,6 +50,7 @@ class Settings:
     guidance: Guidance | None = None
     caption: str | None = None
     masks: Path | None = None
+    bits: int | None = None
     colour: Colour = "auto"
     device: str = "cpu"
     dtype: str = "float32"
@@ -94,6 +97,14 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | None:
     check_sources(sample, facts)
     check([_Shape((image.bands, *image.size)) for image in facts], fuser, settings.colour)
     text, masks, note = _guidance(job, fuser, settings, facts[0].size)
+    if settings.dataset is None and (
+        bits := settings.bits or depth_by_values([image.path for image in facts])
+    ):
+        note += "" if settings.bits else f", {bits} bits by the values"
+        sample = replace(sample, bits=bits)
+        job = replace(job, sample=sample)
+        facts = tuple(image_facts(source.path, bits) for source in sample.sources)
+        result = _result(job, facts, settings.colour)
     arrays = 4 * (sum(image.bands * np.prod(image.size) for image in facts) + 3 * np.prod(result.shape))
     memory = settings.memory
     whole = memory is None or arrays <= (memory - LIBRARIES) / 2
@@ -162,7 +173,7 @@ def _suffix(source: Path, bands: int, bits: int, place: GeoReference | None) -> 
     own = source.suffix.lower()
     if own == ".npy" and place is None:
         return own
-    png = bands in (1, 3) and bits in (8, 16) and place is None
+    png = bands in (1, 3) and bits <= 16 and place is None
     if own in (".tif", ".tiff") or not png:
         return own if own in (".tif", ".tiff") else ".tif"
     return ".bmp" if own == ".bmp" and bits == 8 else ".png"

@@ -25,6 +25,7 @@ __all__ = [
     "ImageFacts",
     "SampleImages",
     "check_sources",
+    "depth_by_values",
     "display",
     "enlarge",
     "image_facts",
@@ -95,6 +96,11 @@ class SampleImages:
         return self.images[0].size
 
 
+_DEPTHS = (8, 10, 11, 12, 14, 16, 24)
+"""Bits per value of sensors and of the types that hold them."""
+_PIECE = 2**24  # values that are read at a time
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Raster]:
     """Open an image; whatever the libraries say of a bad file becomes one line that names it."""
@@ -161,9 +167,39 @@ def image_facts(path: Path, bits: int | None = None) -> ImageFacts:
         )
 
 
+def depth_by_values(paths: Sequence[Path]) -> int | None:
+    """Bits that the values of a sample's deep images (integers of more than 8 bits) fill.
+
+    The least of 10, 11, 12, 14, 16 and 24 that holds them all, and of 8 for types deeper than 16. None where
+    that is their type's depth, where an image is floating point, and where a value is negative.
+    Sensors of 10 to 14 bits leave their values in types of 16 or 32, and few files say so. Reads the images
+    in pieces where their formats allow. Raises InputError as ``read_image`` does.
+    """
+    lowest, highest, deepest = 0, 0, 0
+    for path in paths:
+        with _opened(path) as raster:
+            if raster.dtype.kind == "f":
+                return None
+            if raster.bits > 8:
+                low, high = _extent(raster)
+                lowest, highest, deepest = min(lowest, low), max(highest, high), max(deepest, raster.bits)
+    known = _DEPTHS if deepest > 16 else _DEPTHS[1:]  # a result of 16 bits stays one
+    depth = next((bits for bits in known if highest < 2**bits), deepest)
+    return depth if depth < deepest and lowest == 0 else None
+
+
+def _extent(raster: Raster) -> tuple[int, int]:
+    """Least and greatest value."""
+    bands, height, width = raster.shape
+    rows = max(1, _PIECE // (bands * width)) if raster.streams else height
+    pieces = (raster.read(top, 0, min(rows, height - top), width) for top in range(0, height, rows))
+    extents = [(int(piece.min()), int(piece.max())) for piece in pieces]
+    return min(low for low, _ in extents), max(high for _, high in extents)
+
+
 def _depth(raster: Raster, bits: int | None) -> int:
-    """The depth that the manifest says, unless the file knows better (floating point, truth values)."""
-    return raster.bits if raster.dtype.kind == "f" or raster.bits == 1 else bits or raster.bits
+    """The depth that is given, unless the file knows better: floating point, types that hold less."""
+    return raster.bits if raster.dtype.kind == "f" else min(bits or raster.bits, raster.bits)
 
 
 def _image(raster: Raster, values: Values, bits: int | None, path: Path) -> Image:

@@ -17,6 +17,7 @@ from tiny_project import make_project, make_weights, scene
 
 from model.caption import encode
 from model.inference import fuse as fuse_arrays
+from model.inference import fuse as fuse_images
 from model.inference import load_weights
 from model.masks import open_masks
 from pipeline.images import image_facts, read_image, write_image
@@ -266,6 +267,26 @@ def test_colour_models_and_integers_of_every_kind() -> None:
     code, said = fuse("data/infrared/vi0.png", "int.tif", "-o", "x.png", "--task", "visible_infrared")
     assert code == 2
     assert "do not fit 32 bits" in said
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_values_that_do_not_fill_their_type(dtype: str) -> None:
+    """Twelve bits in a deeper type: fused as twelve, written in the same numbers, and said so."""
+    visible, infrared = scene(1, 1, 24, 32)[0], scene(2, 1, 24, 32)[0]
+    visible[0, 0] = 1
+    for name, plane in (("v", visible), ("i", infrared)):
+        tifffile.imwrite(f"{name}.tif", np.rint(plane * 4095).astype(dtype))
+    for number, options in enumerate(((), ("--bits", "12"))):
+        arguments = ("v.tif", "i.tif", "-o", f"{number}.tif", "--task", "visible_infrared", *options)
+        code, said = fuse(*arguments)
+        assert code == 0, said
+        assert ("12 bits by the values" in said) == (not options)
+    told, given = tifffile.imread("0.tif"), tifffile.imread("1.tif")
+    np.testing.assert_array_equal(told, given)
+    assert told.dtype == np.uint16
+    expected = fuse_images([np.rint(p[None] * 4095).astype(np.float32) / 4095 for p in (visible, infrared)],
+                          Path("runs/demo/visible_infrared/weights.safetensors"))  # fmt: skip
+    np.testing.assert_array_equal(told, np.rint(expected[0].astype(np.float64) * 4095))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10000), (10000, 1), (2, 3)])

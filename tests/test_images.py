@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 from pipeline.errors import InputError
 from pipeline.images import (
+    depth_by_values,
     display,
     enlarge,
     luminance,
@@ -64,6 +65,7 @@ def test_jpeg_stays_close(tmp_path: Path) -> None:
         (np.array([[0, 255]], np.uint8), None, [0, 1]),
         (np.array([[0, 65535]], np.uint16), None, [0, 1]),
         (np.array([[0, 2047]], np.uint16), 11, [0, 1]),
+        (np.array([[0, 255]], np.uint8), 11, [0, 1]),
         (np.array([[0.25, 1.0]], np.float64), None, [0.25, 1]),
         (np.array([[0.0, 2047.0]], np.float32), 11, [0, 1]),
         (np.array([[False, True]]), None, [0, 1]),
@@ -215,3 +217,30 @@ def test_a_planar_tiff_is_read_bands_first(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).integers(0, 65535, (5, 20, 30), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", cube, planarconfig="separate", photometric="minisblack")
     np.testing.assert_allclose(read_image(tmp_path / "a.tif").pixels, cube / 65535, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "bits"),
+    [
+        ([np.full((4, 5), 2047, np.uint16)], 11),
+        ([np.full((4, 5), 2048, np.uint16)], 12),
+        ([np.full((4, 5), 1023, np.uint16), np.full((4, 5, 3), 255, np.uint8)], 10),
+        ([np.full((4, 5), 300, np.uint16), np.full((2, 2, 8), 16000, np.int32)], 14),
+        ([np.full((4, 5), 255, np.int32)], 8),
+        ([np.full((4, 5), 255, np.uint16)], 10),
+        ([np.full((4, 5), 70000, np.uint32)], 24),
+        ([np.full((4, 5), 2**16 - 1, np.uint16)], None),
+        ([np.full((4, 5), 255, np.uint8)], None),
+        ([np.full((4, 5), 9, np.uint16), np.zeros((4, 5), np.float32)], None),
+        ([np.full((4, 5), -1, np.int16)], None),
+    ],
+)
+def test_depth_told_by_the_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: list[np.ndarray], bits: int | None
+) -> None:
+    paths = [tmp_path / f"{number}.npy" for number in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        array[1:] = 0  # the greatest values stand in the first piece alone
+        np.save(path, array)
+    monkeypatch.setattr("pipeline.images._PIECE", 10)
+    assert depth_by_values(paths) == bits
