@@ -86,8 +86,9 @@ def recover(path: Place) -> None:
         os.replace(old, path)
     for leftover in (old, temporary):
         shutil.rmtree(leftover, ignore_errors=True)
-    for file in path.rglob("*.partial"):
-        file.unlink()
+    for half in ("*.partial", "*.tmp"):  # zarr's, and write_whole's
+        for file in path.rglob(half):
+            file.unlink()
 
 
 def _finished(path: ObjectPath) -> ObjectPath:

@@ -13,11 +13,10 @@ from pipeline import boxes, captions, masks, merge, runner, texts
 from pipeline.config import PipelineConfig, guidance_dir
 from pipeline.store import open_store
 
-PASSES = ((captions, texts, boxes), (masks, merge))
-"""Stages that share one read of the images, in the order of dvc.yaml. The masks' store is as large as the
-largest sample, which is known when all boxes are there."""
+ORDER = (captions, texts, boxes, masks, merge)
+"""Stages, which share one read of the images, in the order of dvc.yaml."""
 
-STAGES = {stage.__name__.rpartition(".")[2]: stage.run for stages in PASSES for stage in stages}
+STAGES = {stage.__name__.rpartition(".")[2]: stage.run for stage in ORDER}
 """Stage name -> run(config, dataset, batch=, workers=, scheduler=) -> Summary."""
 
 
@@ -35,16 +34,8 @@ def run_guidance(
     Raises InputError (see `runner.run_together`).
     """
     started = time.perf_counter()
-    hashes: runner.Hashes = {}
-    summaries = []
-    for stages in PASSES:
-        summaries += runner.run_together(
-            [stage.stage(config, dataset) for stage in stages],
-            batch=batch,
-            workers=workers,
-            scheduler=scheduler,
-            hashes=hashes,
-        )
+    stages = [stage.stage(config, dataset) for stage in ORDER]
+    summaries = runner.run_together(stages, batch=batch, workers=workers, scheduler=scheduler)
     if any(summary.computed or summary.failed for summary in summaries):
         _print_table(config, dataset, summaries, time.perf_counter() - started)
     return summaries

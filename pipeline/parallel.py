@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import dask
+import dask.threaded
 
 from pipeline.errors import InputError
 
@@ -30,8 +30,9 @@ def in_threads(function: Callable[[A], T], values: Sequence[A], workers: int) ->
         except ValueError as error:
             return error
 
-    calls = [dask.delayed(partial(attempt, value), pure=False)() for value in values]
-    return list(dask.compute(*calls, scheduler="threads", num_workers=workers))
+    # A graph written out: making one of delayed calls costs more than decoding a small image.
+    calls = {f"call-{number}": (partial(attempt, value),) for number, value in enumerate(values)}
+    return list(dask.threaded.get(calls, list(calls), num_workers=workers))
 
 
 def ahead(calls: Iterable[Callable[[], T]]) -> Generator[T]:

@@ -146,7 +146,7 @@ def pack(masks: np.ndarray, dtype: str) -> np.ndarray:
     for start in range(0, len(masks), 8):  # eight masks are one byte: the wide integers are touched once
         octet = np.zeros(masks.shape[1:], np.uint8)
         for i, mask in enumerate(masks[start : start + 8]):
-            octet |= mask.astype(np.uint8) << np.uint8(i)
+            octet |= mask.view(np.uint8) << np.uint8(i)
         octets[..., start // 8] = octet
     return bits.astype(dtype, copy=False)
 

@@ -13,20 +13,18 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.images import image_facts
 from pipeline.imported import as_imported
-from pipeline.manifest import Sample, content_hash, file_of
+from pipeline.manifest import Sample, content_hash
 from pipeline.parallel import ahead, in_threads, on_cluster
 from pipeline.passes import Batch, Inputs, Outcome, Pass, Stage
 from pipeline.progress import Summary, bars, report, samples, write_errors
 from pipeline.store import Record, Store, fingerprint, locked, open_store, prepare_store
 
-__all__ = ["BATCH", "Hashes", "Inputs", "Stage", "Summary", "run", "run_together"]
+__all__ = ["BATCH", "Inputs", "Stage", "Summary", "run", "run_together"]
 
 BATCH = 8
 WRITES_WAITING = 1  # whole shards held in memory while another is written
-
-Hashes = dict[tuple[object, ...], str]
-"""Content hash of a sample's files by their names, sizes, times and inodes."""
 
 
 def run(
@@ -42,26 +40,28 @@ def run_together(
     batch: int = BATCH,
     workers: int | None = None,
     scheduler: str | None = None,
-    hashes: Hashes | None = None,
 ) -> list[Summary]:
     """Bring the stores of stages that share one read of the images up to date; one summary per stage.
 
     Samples that are done and whose files are unchanged are left alone, no image is read for them. A sample
     that fails is listed in ``<stage>-errors.csv`` beside the store, the others are finished, and the next run
     tries it again. With the address of a dask scheduler its workers read and compute; this process alone
-    writes. ``hashes`` are remembered for a next call. Raises InputError when the stage before is missing or
-    has no current record at all, when a store is damaged or in use, or when the disk is full.
+    writes. Raises InputError when the stage before is missing or has no current record at all, when a store
+    is damaged or in use, or when the disk is full.
     """
     started = time.perf_counter()
     workers = workers or os.cpu_count() or 1
     with ExitStack() as locks:
         still_locked = [locks.enter_context(locked(stage.path)) for stage in stages]
         stages = [as_imported(stage) for stage in stages]
-        content, unreadable = _hash(stages[0].samples, workers, {} if hashes is None else hashes)
+        content, unreadable = _hash(stages[0].samples, workers)
         works: list[_Work] = []
         for stage, check in zip(stages, still_locked, strict=True):
-            works.append(_Work(stage, content, unreadable, works, check))
+            works.append(_Work(stage, content, unreadable, works, check, workers))
         _compute_all(works, content, batch, workers, scheduler)
+        for work in works:
+            if work.store.sizes != work.sizes():  # the largest sample of all was one that failed
+                work.open_store()
     for work in works:
         write_errors(work.stage, work.errors)
     summaries = [work.summary(time.perf_counter() - started) for work in works]
@@ -80,24 +80,22 @@ class _Work:
         unreadable: Mapping[str, str],
         earlier: Sequence[_Work],
         check_lock: Callable[[], None],
+        workers: int,
     ) -> None:
         self.stage = stage
+        self._content = content
         self._check_lock = check_lock
+        self._workers = workers
         self.errors = dict(unreadable)
         self.busy = 0.0
         self.store: Store
         self.pending: set[str]
         inside = next((work for work in earlier if work.stage.name == stage.before), None)
-        before = inside.store if inside else _open_before(stage)
-        if before and not inside:
-            self._set_apart_what_is_missing(before, content)
-        sizes = {**stage.sizes, **self._largest(before, content)}
-        upstream = before.fingerprint if before else None
-        mark = fingerprint(stage.config, upstream)
-        self.store, reason = prepare_store(
-            stage.path, stage.kind, content, stage.config, mark, upstream, **sizes
-        )
-        if reason:
+        self._inside = inside
+        self._store_before = None if inside else _open_before(stage)
+        if self._store_before:
+            self._set_apart_what_is_missing(self._store_before, content)
+        if reason := self.open_store():
             print(f"{stage.name}: all samples are computed again, because {reason}", flush=True)
         usable = [sample for sample in content if sample not in self.errors]
         stale = {sample for sample in usable if self.store.content(sample) != content[sample]}
@@ -123,14 +121,41 @@ class _Work:
                 f"{self.stage.path_before}: has no current record of any sample; {self.stage.remedy}"
             )
 
-    def _largest(self, before: Store | None, content: Mapping[str, str]) -> dict[str, int]:
-        """H and W of the stores that need them: the largest among the samples that can be computed."""
-        if before is None or before.kind not in ("boxes", "masks"):
-            return {}
-        if self.stage.kind == "merged" and before.kind == "masks":
-            return {size: before.sizes[size] for size in ("H", "W")}
-        sizes = [before.size(sample) for sample in content if sample not in self.errors]
-        return {"H": max((h for h, _ in sizes), default=1), "W": max((w for _, w in sizes), default=1)}
+    def open_store(self) -> str:
+        """Open the store, made to fit the samples; why its records were dropped, "" when they were not."""
+        stage, upstream = self.stage, self._before.fingerprint if self._before else None
+        mark = fingerprint(stage.config, upstream)
+        self.store, reason = prepare_store(
+            stage.path, stage.kind, self._content, stage.config, mark, upstream, **self.sizes()
+        )
+        return reason
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the store; H and W are those of the largest sample that has boxes, or may get some."""
+        before, given = self._before, dict(self.stage.sizes)
+        if before and before.kind == "masks":
+            return given | {size: before.sizes[size] for size in ("H", "W")}
+        if before is None or before.kind != "boxes":
+            return given
+        known = {one for one, value in self._content.items() if value and before.content(one) == value}
+        found = [before.size(sample) for sample in known]
+        if self._inside and self._inside.stage.images:
+            coming = self._inside.pending - self._inside.errors.keys() - known
+            found += self._sizes_in_files([one for one in self.stage.samples if one.id in coming])
+        return given | {
+            "H": max((h for h, _ in found), default=1),
+            "W": max((w for _, w in found), default=1),
+        }
+
+    @property
+    def _before(self) -> Store | None:
+        """The store of the stage before, as it is now if that stage is in this pass."""
+        return self._inside.store if self._inside else self._store_before
+
+    def _sizes_in_files(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+        """(H, W) of the samples, as far as the headers of their first sources can be read."""
+        facts = in_threads(lambda one: image_facts(one.sources[0].path, one.bits), samples, self._workers)
+        return [one.size for one in facts if not isinstance(one, ValueError)]
 
     def shard(self, sample: str) -> int:
         """Number of the shard that the sample belongs to."""
@@ -179,32 +204,14 @@ def _open_before(stage: Stage) -> Store | None:
     return open_store(stage.path_before)
 
 
-def _hash(samples: Sequence[Sample], workers: int, known: Hashes) -> tuple[dict[str, str], dict[str, str]]:
+def _hash(samples: Sequence[Sample], workers: int) -> tuple[dict[str, str], dict[str, str]]:
     """Content hash per sample id, "" for those whose files cannot be read, and why they cannot."""
-
-    def hashed(sample: Sample) -> str:
-        key = _signature(sample)
-        if key not in known:
-            known[key] = content_hash(sample)
-        return known[key]
-
     content, errors = {}, {}
-    for sample, value in zip(samples, in_threads(hashed, samples, workers), strict=True):
+    for sample, value in zip(samples, in_threads(content_hash, samples, workers), strict=True):
         content[sample.id] = value if isinstance(value, str) else ""
         if isinstance(value, ValueError):
             errors[sample.id] = str(value)
     return content, errors
-
-
-def _signature(sample: Sample) -> tuple[object, ...]:
-    """What differs when a file was replaced or written to since; only the id when one is not there."""
-    paths = [*(source.path for source in sample.sources), sample.target, sample.mask]
-    try:
-        facts = [file_of(path).stat() for path in paths if path]
-    except OSError:
-        return (sample.id,)  # never known: reading it fails, and says why
-    times = [(fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns, fact.st_dev, fact.st_ino) for fact in facts]
-    return (sample.roles, *map(str, paths), sample.bits, *times)
 
 
 def _compute_all(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -35,7 +35,7 @@ from pipeline.records import (
     fill,
     unpack,
 )
-from pipeline.shards import read_window
+from pipeline.shards import LEVEL, MOST_ROWS, EncodedRow, ShardedArray, shard_shape
 from pipeline.store_facts import SCHEMA, damaged, fingerprint, read_attributes, remedy, why_stale
 
 __all__ = [
@@ -56,11 +56,9 @@ __all__ = [
     "prepare_store",
 ]
 
-_SHARD_SAMPLES = 32  # samples per shard of a large array, fewer when they would need more memory than this:
-_SHARD_BYTES = 2**28
 _CHUNK_SAMPLES = 256  # samples per chunk of a small array
 _KEPT_BYTES = 2**25  # a small array below this is read once
-_CODECS = (ZstdCodec(level=3), Crc32cCodec())
+_CODECS = (ZstdCodec(level=LEVEL), Crc32cCodec())
 
 
 class Store:
@@ -75,7 +73,6 @@ class Store:
         self.config: dict[str, Any] = attributes["config"]
         self._arrays = {name: _array(group, name) for name in EVERY_KIND | LAYOUT[self.kind]}
         self._blocks: dict[str, tuple[int, np.ndarray]] = {}
-        self._memory: dict[str, np.ndarray] = {}
         for row in range(0, self._arrays["id"].shape[0], _CHUNK_SAMPLES):
             for name in EVERY_KIND:
                 self._check_file(name, row)
@@ -83,8 +80,13 @@ class Store:
         self._index = {sample: row for row, sample in enumerate(self.ids)}
         self._done: np.ndarray = self._read("done", slice(None))
         self._content: list[str] = [str(value) for value in self._read("content", slice(None))]
-        large = [self._arrays[name].shards[0] for name, array in LAYOUT[self.kind].items() if array.tile]
-        self.rows: int = min([_SHARD_SAMPLES, *large])  # samples that are written together: one shard
+        self._large = {
+            name: ShardedArray(path / name, array.shape[1:], array.shards, array.chunks, array.dtype)
+            for name, array in self._arrays.items()
+            if array.shards
+        }
+        # Samples that are written together: one shard.
+        self.rows: int = min([MOST_ROWS, *(array.shard[0] for array in self._large.values())])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -147,7 +149,7 @@ class Store:
         height, width = self.size(sample)
         if not (0 <= y <= y + h <= height and 0 <= x <= x + w <= width):
             raise ValueError(f"window {y}:{y + h}, {x}:{x + w} leaves the {height}x{width} sample '{sample}'")
-        return self._large(name, self._index[sample], slice(y, y + h), slice(x, x + w))
+        return self._window(name, self._index[sample], slice(y, y + h), slice(x, x + w))
 
     def write(self, rows: Mapping[str, Record], content: Mapping[str, str] | None = None) -> None:
         """Write records (any number, any order), then their content hashes, then their done flags.
@@ -178,40 +180,46 @@ class Store:
     def _put_block(self, block: slice, rows: Mapping[int, Callable[[], Row]]) -> None:
         """Write one whole shard: the new rows, the rows done before, zeros elsewhere. The bytes of a finished
         store therefore do not depend on the order of writes, and no write covers a part of a shard."""
-        shards = {name: self._shard(name, block) for name in LAYOUT[self.kind]}
-        for row in rows.keys() & range(block.start, block.stop):
-            values = rows[row]()
-            for name, shard in shards.items():
-                fill(shard[row - block.start : row - block.start + 1], values[name])
-        for name, shard in shards.items():
+        large = {name: self._large_rows(name, block) for name in self._large}
+        small = {name: self._small_rows(name, block) for name in LAYOUT[self.kind] if name not in large}
+        for row in sorted(rows.keys() & range(block.start, block.stop)):
+            values, place = rows[row](), row - block.start
+            for name, shard in small.items():
+                fill(shard[place : place + 1], values[name])
+            for name, encoded in large.items():
+                encoded[place] = self._large[name].encode(np.asarray(values[name]))
+        for name, shard in small.items():
             self._arrays[name][block] = shard
             self._blocks.pop(name, None)
+        for name, encoded in large.items():
+            self._large[name].write(block, encoded)
 
-    def _shard(self, name: str, block: slice) -> np.ndarray:
-        """The rows of a shard as they are now, zeros where a row is not done. The memory is used again for
-        the next shard: getting that of a large array from the system costs more than compressing it."""
-        array = self._arrays[name]
-        missing = self._done[block] == 0
-        if name not in self._memory:
-            self._memory[name] = _zeros(array, min(self.rows, len(self.ids)))
-        shard = self._memory[name][: block.stop - block.start]
-        if not missing.all():
-            shard[:] = self._read(name, block)
-        shard[missing] = "" if _is_text(array) else 0
-        return shard
+    def _small_rows(self, name: str, block: slice) -> np.ndarray:
+        """The rows of a small array as they are now, zeros where a row is not done."""
+        array, missing = self._arrays[name], self._done[block] == 0
+        nothing = "" if array.dtype.kind in "TOU" else 0
+        if missing.all():
+            dtype = array.dtype if nothing == 0 else object
+            return np.full((len(missing), *array.shape[1:]), nothing, dtype)
+        values = np.asarray(self._read(name, block))
+        values[missing] = nothing
+        return values
 
-    def _large(self, name: str, row: int, *window: slice) -> np.ndarray:
+    def _large_rows(self, name: str, block: slice) -> list[EncodedRow]:
+        """The rows of a large array as they are now, encoded, zeros where a row is not done."""
+        done = self._done[block].astype(bool).tolist()
+        if any(done):
+            self._check_file(name, block.start)
+        with self._reading(name):
+            return self._large[name].encoded(block, done)
+
+    def _window(self, name: str, row: int, *window: slice) -> np.ndarray:
         """One sample's values of a large array, or a window of its last axes."""
-        array = self._arrays[name]
-        window = (*(slice(0, size) for size in array.shape[1 : array.ndim - len(window)]), *window)
-        file, length = self._check_file(name, row), array.shards[0]
-        try:
-            with connection(self.path):
-                return read_window(file, array.shards, array.chunks, array.dtype, row % length, window)
-        except InputError:
-            raise
-        except (OSError, ValueError, RuntimeError) as error:
-            raise damaged(self.path, f"array '{name}': {error}") from error
+        array = self._large[name]
+        missing = len(array.shape) - len(window)
+        self._check_file(name, row)
+        with self._reading(name):
+            return array.read(row, (*map(slice, [0] * missing, array.shape[:missing]), *window))
 
     def _read_row(self, name: str, row: int) -> Any:
         """One sample's values of a small array: a short one is kept whole, of others the last chunk read."""
@@ -227,23 +235,27 @@ class Store:
         return kept[1][row - start]
 
     def _read(self, name: str, selection: Any) -> Any:
+        with self._reading(name):
+            return self._arrays[name][selection]
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Name the store, the array and the remedy when bytes of it turn out to be damaged."""
         try:
             with connection(self.path):
-                return self._arrays[name][selection]
+                yield
         except (MemoryError, InputError):
             raise
         except Exception as error:  # zarr and its codecs raise a dozen types for damaged bytes
             raise damaged(self.path, f"array '{name}': {error}") from error
 
-    def _check_file(self, name: str, row: int) -> Place:
-        """The file of a row. zarr reads a missing file as zeros; a done sample must have one."""
+    def _check_file(self, name: str, row: int) -> None:
+        """zarr reads a missing file as zeros; a done sample must have one."""
         array = self._arrays[name]
-        length = (array.shards or array.chunks)[0]
-        below = "/".join([name, "c", str(row // length), *("0" for _ in array.shape[1:])])
-        file = self.path / below
-        if not file.is_file():
+        number = row // (array.shards or array.chunks)[0]
+        below = "/".join([name, "c", str(number), *("0" for _ in array.shape[1:])])
+        if not (self.path / below).is_file():
             raise damaged(self.path, f"{below} is missing")
-        return file
 
     def _done_row(self, sample: str) -> int:
         if not self.is_done(sample):
@@ -252,7 +264,7 @@ class Store:
 
     def _row(self, row: int) -> Row:
         return {
-            name: self._large(name, row) if array.tile else self._read_row(name, row)
+            name: self._window(name, row) if array.tile else self._read_row(name, row)
             for name, array in LAYOUT[self.kind].items()
         }
 
@@ -368,14 +380,10 @@ def _zarr_store(path: Place, read_only: bool = False) -> Any:
 def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Mapping[str, int]) -> None:
     shape = tuple(size if isinstance(size, int) else sizes[size] for size in array.sizes)
     shards: tuple[int, ...] | None = None
+    chunks = (_CHUNK_SAMPLES, *shape)
     if array.tile:
         tile = tuple(size if isinstance(size, int) else sizes[size] for size in array.tile)
-        chunks = (1, *tile)
-        padded = [-(-size // chunk) * chunk for size, chunk in zip(shape, tile, strict=True)]
-        sample_bytes = math.prod(padded) * np.dtype(array.dtype).itemsize
-        shards = (max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // sample_bytes)), *padded)
-    else:
-        chunks = (_CHUNK_SAMPLES, *shape)
+        chunks, shards = (1, *tile), shard_shape(shape, tile, np.dtype(array.dtype))
     group.create_array(
         name,
         shape=(n, *shape),
@@ -389,12 +397,3 @@ def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Map
 def _array(group: zarr.Group, name: str) -> Any:
     """An array that writes chunks of zeros too: zarr omits them, and a lost file would look like one."""
     return cast(Any, group[name]).with_config({"write_empty_chunks": True})
-
-
-def _zeros(array: Any, n: int) -> np.ndarray:
-    shape = (n, *array.shape[1:])
-    return np.full(shape, "", dtype=object) if _is_text(array) else np.zeros(shape, array.dtype)
-
-
-def _is_text(array: Any) -> bool:
-    return array.dtype.kind in "TOU"

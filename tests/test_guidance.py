@@ -66,6 +66,28 @@ def test_every_stage_hands_on_what_it_found(tmp_path: Path, capsys: pytest.Captu
     assert contents(tmp_path) == before
 
 
+def test_a_largest_sample_that_fails_leaves_no_trace_until_it_is_mended(tmp_path: Path) -> None:
+    """Stores are as large as the largest sample that has boxes, which its header alone does not tell."""
+    fake_backends.make_dataset(tmp_path, [(24, 32), (64, 80), (20, 40)])
+    fake_backends.use_fakes()
+    bad = tmp_path / "images/visible/s001.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    assert [(s.computed, s.failed) for s in run_guidance(fake_backends.config(), "mini")] == [(2, 1)] * 5
+    together = contents(tmp_path)
+    assert open_store(Path("guidance/mini/merged.zarr")).sizes == {"H": 24, "W": 40}
+    shutil.rmtree("guidance")
+    for run in STAGES.values():
+        run(fake_backends.config(), "mini")
+    assert contents(tmp_path) == together
+    bad.write_bytes(good)
+    assert [(s.computed, s.failed) for s in run_guidance(fake_backends.config(), "mini")] == [(1, 0)] * 5
+    mended = contents(tmp_path)
+    shutil.rmtree("guidance")
+    run_guidance(fake_backends.config(), "mini")
+    assert contents(tmp_path) == mended
+
+
 def changed(config: PipelineConfig, tmp_path: Path) -> dict[str, bool]:
     before = contents(tmp_path)
     return {s.stage: bool(s.computed) for s in run_guidance(config, "mini")} | {

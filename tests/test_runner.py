@@ -13,7 +13,8 @@ from fake_backends import config as configuration
 
 from pipeline import boxes, captions, masks, passes, runner, texts
 from pipeline.errors import InputError
-from pipeline.images import SampleImages, write_image
+from pipeline.guidance import run_guidance
+from pipeline.images import SampleImages, read_sample, write_image
 from pipeline.manifest import Sample, content_hash
 from pipeline.store import Caption, SampleInstances, Text, locked, open_store
 
@@ -237,24 +238,28 @@ def test_a_full_disk_ends_the_run_and_the_next_goes_on(
     assert contents() == whole
 
 
-def test_files_are_hashed_once_unless_they_change(
-    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_hashed_and_decoded_once_for_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes()
     hashed: list[str] = []
+    decoded: list[str] = []
 
     def counted(sample: Sample) -> str:
         hashed.append(sample.id)
         return content_hash(sample)
 
+    def read(sample: Sample) -> SampleImages:
+        decoded.append(sample.id)
+        return read_sample(sample)
+
     monkeypatch.setattr(runner, "content_hash", counted)
-    stage, known = captions.stage(configuration(), "mini"), {}
-    runner.run_together([stage], hashes=known)
-    assert len(hashed) == N
+    monkeypatch.setattr(passes, "read_sample", read)
+    run_guidance(configuration(), "mini")
+    assert sorted(hashed) == sorted(decoded) == [sample.id for sample in samples()]
     write_image(Path("images/visible/s004.png"), np.ones((3, 24, 32), np.float32))
     Path("images/visible/s005.png").unlink()
-    (summary,) = runner.run_together([stage], hashes=known)
-    assert sorted(hashed[N:]) == ["s004", "s005"]
-    assert (summary.computed, summary.failed, summary.current) == (1, 1, N - 2)
+    for summary in run_guidance(configuration(), "mini"):
+        assert (summary.computed, summary.failed, summary.current) == (1, 1, N - 2)
+    assert decoded[N:] == ["s004"]
 
 
 def test_stages_want_the_one_before(captioner: Captioner) -> None:

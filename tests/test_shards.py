@@ -101,3 +101,36 @@ def test_sources_of_merged_channels(tmp_path: Path) -> None:
     )
     store.write({"a": record})
     assert store.origins("a").tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sizes"),
+    [
+        ("merged", "mask", {"H": 300, "W": 420}),
+        ("merged", "mask", {"H": 128, "W": 640}),
+        ("masks", "mask", {"S": 3, "H": 33, "W": 47}),
+        ("texts", "text", {"T": 6, "D": 8}),
+        ("images_uint16", "pixels", {"B": 3, "H": 200, "W": 900}),
+    ],
+)
+def test_written_shards_have_the_bytes_that_zarr_writes(
+    tmp_path: Path, kind: str, name: str, sizes: dict[str, int]
+) -> None:
+    """A full shard and one that the array does not fill, every row smaller than the array in another way."""
+    ids = [f"s{i}" for i in range(37)]
+    store = create_store(tmp_path / "x.zarr", kind, ids, {}, "1", **sizes)
+    sharded, expected = store._large[name], zarr.open_array(store.path / name, mode="r")
+    random = np.random.default_rng(0)
+    values = np.zeros(expected.shape, expected.dtype)
+    for row in values:
+        part = tuple(slice(random.integers(1, size + 1)) for size in row.shape)
+        row[part] = random.integers(0, 9, row[part].shape)
+    for start in range(0, len(ids), store.rows):
+        block = slice(start, min(start + store.rows, len(ids)))
+        sharded.write(block, [sharded.encode(row) for row in values[block]])
+    assert np.array_equal(expected[:], values)
+    files = sorted(file for file in (store.path / name / "c").rglob("*") if file.is_file())
+    written = [file.read_bytes() for file in files]
+    zarr.open_array(store.path / name, mode="r+").with_config({"write_empty_chunks": True})[:] = values
+    assert [file.read_bytes() for file in files] == written
+    assert len(files) == -(-len(ids) // store.rows)
