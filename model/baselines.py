@@ -62,8 +62,11 @@ def laplacian_pyramid(planes: Sequence[FloatArray]) -> FloatArray:
     return fused.clip(0, 1)
 
 
-def _roles(sources: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, int]:
-    """The sharp source, the spectral (smaller) source and the ratio of their sizes."""
+def roles(sources: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, int]:
+    """The sharp source, the spectral (smaller) source and the ratio of their sizes.
+
+    Raises InputError when that is no integer.
+    """
     spectral, sharp = sorted(sources, key=lambda source: source.shape[1])
     ratio, rest = divmod(sharp.shape[1], spectral.shape[1])
     if rest or sharp.shape[1:] != (ratio * spectral.shape[1], ratio * spectral.shape[2]):
@@ -76,7 +79,7 @@ def _roles(sources: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, int]:
 
 def bicubic(sources: Sequence[FloatArray]) -> FloatArray:
     """The low-resolution source enlarged with bicubic interpolation; the sharp source is not used."""
-    sharp, spectral, _ = _roles(sources)
+    sharp, spectral, _ = roles(sources)
     return enlarge(spectral, (sharp.shape[1], sharp.shape[2]))
 
 
@@ -87,7 +90,7 @@ def detail_injection(sources: Sequence[FloatArray]) -> FloatArray:
     (P_low); a band's gain is cov(band, P_low) / var(P_low), as in the Gram-Schmidt variants (Aiazzi et al.
     2007). Clipped to [0, 1].
     """
-    sharp, spectral, ratio = _roles(sources)
+    sharp, spectral, ratio = roles(sources)
     enlarged = bicubic(sources)
     intensity = luminance(sharp)
     height, width = spectral.shape[1:]

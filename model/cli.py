@@ -142,8 +142,11 @@ def evaluate(
         typer.Option("--out", "-o", help="Folder to write to. (default: reports/<dataset>)"),
     ] = None,
     sensor: Annotated[
-        str, typer.Option(help="Whose optics sharpening without a target assumes: QB, IKONOS, WV2, WV3 …")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="Whose optics to assume in pansharpening: QB, IKONOS, WV2, WV3 … (default: the data set's)"
+        ),
+    ] = None,
     profile: Annotated[Profile, typer.Option(help="Definitions of the metrics.")] = Profile.reference,
     metrics: Annotated[str | None, typer.Option(help="Only these, as MI,Qabf,SSIM. (default: all)")] = None,
     workers: Annotated[

@@ -58,6 +58,8 @@ def evaluate(
         raise InputError(
             f"{config.manifest}: no sample has split 'test'; mark some rows so to evaluate on them"
         )
+    sensor = options.sensor or config.sensor
+    options = replace(options, sensor=sensor)
     given = None if weights is None else load_weights(weights)
     chosen = list(tasks) if tasks is not None else present if given is None else [given.task]
     for task in chosen:
@@ -74,7 +76,7 @@ def evaluate(
     found = Evaluation([], [], dataset, options.profile)
     for task in chosen:
         unmerged = params.for_task(task, dataset).model.guidance == "unmerged"
-        fusion = Fusion(networks[task], guidance, unmerged, folder)
+        fusion = Fusion(networks[task], guidance, unmerged, folder, sensor)
         _fuse_all(fusion, [sample for sample in samples if sample.task == task], found, console, dataset)
     score_all(found, folder, options, console)
     _add_effects(found)

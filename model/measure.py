@@ -15,6 +15,7 @@ from model.metrics.full_resolution import full_resolution_metrics
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, quantise, read_image, read_sources
 from pipeline.manifest import SHARPENING_TASKS, Sample, nearest
+from pipeline.sensors import check_sensor
 
 Wanted = Callable[[str], bool]
 """Whether a column is measured."""
@@ -25,15 +26,17 @@ FULL_RESOLUTION = ("D_lambda_K", "D_s", "HQNR", "D_lambda", "QNR")
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: profile, metrics (None: all but slow ones), processes (None: one per core), sensor."""
+    """How to measure: profile, metrics (None: all but slow ones), processes (None: one per core), and the
+    sensor of satellite images (None: the data set's, ``other`` where nobody says)."""
 
     profile: str = PROFILE
     metrics: tuple[str, ...] | None = None
     workers: int | None = None
-    sensor: str = ""
+    sensor: str | None = None
 
     def check(self) -> None:
-        """Raise InputError for a profile or metric that does not exist."""
+        """Raise InputError for a profile, sensor or metric that does not exist."""
+        check_sensor(self.sensor or "other")
         known = find_profile(self.profile)
         names = [*known.sources, *known.fused, *known.slow, *known.target, *FULL_RESOLUTION]
         names += ["target_PSNR", "target_SSIM"]
@@ -62,7 +65,7 @@ def measure(
 
     Fusion tasks: on what the profile takes, luminance (BT.601 of colour) or red, green and blue, as levels of
     8 bits: deeper images are scaled to 0..255 and rounded, none is stretched. Sharpening: all bands on 0..1;
-    ``sensor`` is whose optics the metrics at full resolution assume (`model.metrics.sensors`).
+    ``sensor`` is whose optics the metrics at full resolution assume (`pipeline.sensors`).
     Raises InputError for files that cannot be read and sizes or bands that do not fit the sources.
     """
     images = read_sources(sample)
@@ -87,7 +90,8 @@ def measure(
                 f"{fused}: has {pixels.shape[0]} bands, the target {target.shape[0]}; they must agree"
             )
         levels = 1.0 if images[-1].bits > 16 else 2.0 ** images[-1].bits - 1
-        values = _sharpening_values(chosen, sources, target, pixels, levels, options.sensor, wanted)
+        sensor = options.sensor or "other"
+        values = _sharpening_values(chosen, sources, target, pixels, levels, sensor, wanted)
     else:
         values = _fusion_values(chosen, sources, target, pixels, wanted)
     return Measured(values, looks_stretched(sources, pixels))

@@ -14,32 +14,41 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES
+from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES, roles
 from model.guidance import Guidance
 from model.inference import Fuser as Network
 from model.inference import fuse
 from model.masks import by_source
 from model.memory import Memory, code_hash, file_hash, key_of
+from model.pansharpening import PANSHARPENING_BASELINES
 from model.results import GUIDED, UNGUIDED, Case
 from model.run import TRAINING_CODE
 from model.stored import guidance_for
+from pipeline import protocols, sensors
 from pipeline.images import FloatArray, Image, luminance, read_sources, write_image
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
 Fuser = Callable[[Sequence[FloatArray], NDArray[np.floating] | None, NDArray[np.bool_] | None], FloatArray]
 """Sources (C, H, W), text (T, D) and merged masks (c, H, W), the last two or None, to fused (C, H, W)."""
 
-FUSING_CODE = (*TRAINING_CODE, "baselines", "colour", "inference", "methods")
+FUSING_CODE = (
+    *TRAINING_CODE, "baselines", "colour", "guided_filter", "inference", "methods", "pansharpening",
+)  # fmt: skip
+FORMULAS = (Path(protocols.__file__), Path(sensors.__file__))
 
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
-    """Fuses the samples of one task: a network (or a function in its place) with a data set's guidance."""
+    """Fuses the samples of one task: a network (or a function in its place) with a data set's guidance.
+
+    ``sensor`` is whose optics pansharpening methods assume (`pipeline.sensors`).
+    """
 
     network: Network | Fuser
     guidance: Guidance
     unmerged: bool
     folder: Path
+    sensor: str
 
     def cases(self, sample: Sample, memory: Memory) -> tuple[list[Case], bool]:
         """Fuse one sample by every method and write the images; also whether it has guidance.
@@ -49,12 +58,14 @@ class Fusion:
         images = read_sources(sample)
         text, masks, guided = self._guidance(sample)
         bits = images[-1].bits if sample.task in SHARPENING_TASKS else 8
-        facts = [content_hash(sample), code_hash(Path(__file__).with_name(f"{m}.py") for m in FUSING_CODE)]
+        code = [*(Path(__file__).with_name(f"{name}.py") for name in FUSING_CODE), *FORMULAS]
+        facts = [content_hash(sample), code_hash(code)]
         trained = self.network.record.get("sha256") if isinstance(self.network, Network) else None
+        parts = {GUIDED: [trained, text, masks], UNGUIDED: [trained]}
+        parts |= {method: [self.sensor] for method in PANSHARPENING_BASELINES}
         cases = []
         for method, run in self._methods(images, text, masks, sample.task):
-            parts = [trained, text, masks] if method == GUIDED else [trained] if method == UNGUIDED else []
-            key = key_of(method, str(bits), *facts, *parts)
+            key = key_of(method, str(bits), *facts, *parts.get(method, []))
             name, digest = memory.known.get(key, ("", ""))
             lasting = trained is not None or method not in (GUIDED, UNGUIDED)
             if lasting and (path := self.folder / name).is_file() and file_hash(path) == digest:
@@ -91,6 +102,10 @@ class Fusion:
         if task in SHARPENING_TASKS:
             for name, sharpen in SHARPENING_BASELINES.items():
                 yield name, partial(sharpen, sources)
+            sharp, spectral, ratio = roles(sources)
+            if len(sharp) == 1 and ratio > 1:  # they take one panchromatic band
+                for name, method in PANSHARPENING_BASELINES.items():
+                    yield name, partial(method, sharp, spectral, self.sensor)
         else:
             planes = [luminance(source) for source in sources]
             for name, combine in FUSION_BASELINES.items():

@@ -27,6 +27,8 @@ LABELS = {
     "laplacian_pyramid": "Laplacian pyramid",
     "guided_filter": "Guided filter",
     "detail_injection": "detail injection",
+    "gsa": "GSA",
+    "mtf_glp": "MTF-GLP",
 }
 EFFECT = "guidance_effect"  # mean absolute difference guided - unguided, in grey levels of 255
 INDEX = "evaluation.json"

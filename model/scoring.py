@@ -17,6 +17,7 @@ from rich.progress import Progress
 from model.measure import OPTIONS, Measured, Options, measure
 from model.memory import Memory, code_hash, file_hash, key_of
 from model.results import Case, Evaluation, Row
+from pipeline import sensors
 from pipeline.errors import InputError
 from pipeline.manifest import content_hash, file_of
 
@@ -37,7 +38,8 @@ def score(
     """
     remembered = Memory.at(memory)
     here = Path(__file__)
-    code = code_hash([*(here.parent / "metrics").glob("*.py"), here.with_name("measure.py")])
+    metrics = (here.parent / "metrics").glob("*.py")
+    code = code_hash([*metrics, here.with_name("measure.py"), Path(sensors.__file__)])
     waiting: list[tuple[Case, str]] = []
     finished: list[tuple[Case, Measured | InputError]] = []
     for case in cases:

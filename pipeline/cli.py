@@ -100,6 +100,7 @@ def manifest(
             root=str(folder),
             masks=scan.masks,
             prompt=scan.prompt if scan.masks == "provided" else (),
+            sensor=scan.sensor,
         )
         is_new = register_dataset(dataset, config)
         write_manifest(path, samples, folder)

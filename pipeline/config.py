@@ -22,6 +22,7 @@ STRICT = ConfigDict(extra="forbid")
 
 T = TypeVar("T")
 Florence = Literal["florence2-base", "florence2-large"]
+Sensor = Literal["qb", "ikonos", "geoeye1", "wv4", "wv2", "wv3", "gf2", "other"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -29,13 +30,15 @@ class DatasetConfig:
     """One data set: where its manifest and files are, and where its object masks come from.
 
     ``masks``: ``prompt`` detects the words of ``prompt``; ``auto`` detects whatever stands out; ``provided``
-    reads the manifest's human label maps; ``none`` stores no masks (text guidance only).
+    reads the manifest's human label maps; ``none`` stores no masks (text guidance only). ``sensor``: whose
+    optics pansharpening methods and metrics without a target assume (pipeline/sensors.py).
     """
 
     manifest: str
     root: str
     masks: Literal["prompt", "auto", "provided", "none"] = "auto"
     prompt: tuple[str, ...] = ()
+    sensor: Sensor = "other"
 
     def samples(self) -> list[Sample]:
         """Read the manifest. Raises InputError."""
@@ -248,6 +251,8 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
     if config.prompt:
         params["datasets"][name]["prompt"] = list(config.prompt)
+    if config.sensor != "other":
+        params["datasets"][name]["sensor"] = config.sensor
     write_atomically(path, lambda temporary: yaml.dump(params, temporary))
     return True
 

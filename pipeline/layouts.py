@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config import Sensor
 from pipeline.errors import InputError
 from pipeline.folders import Entry, Group, list_images
 from pipeline.manifest import IMAGE_SUFFIXES, ROLES, TASKS, Sample, Source, nearest
 from pipeline.pairs import pairs_by_place, pairs_by_words, roles_told, spread
 from pipeline.published_layouts import LAYOUTS, STACK, Layout
+from pipeline.sensors import SENSORS, check_sensor
 
 PAIRS = "pairs"
 """The layout of folders that are no published data set."""
@@ -41,6 +43,12 @@ class Scan:
         """Where object masks come from (``DatasetConfig.masks``): people's when every sample has one."""
         provided = self.prompt and all(sample.mask is not None for sample in self.samples)
         return "provided" if provided else "auto"
+
+    @property
+    def sensor(self) -> Sensor:
+        """Whose images these are (``DatasetConfig.sensor``), where the layout is named after it."""
+        name = self.layout.removesuffix("_full")
+        return check_sensor(name) if name in SENSORS else "other"
 
 
 def scan_folder(root: Path, layout: str | None = None, task: str | None = None) -> Scan:

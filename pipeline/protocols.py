@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate, correlate1d
+from scipy.ndimage import correlate1d
 
 from pipeline.sensors import mtf_filters
 
@@ -37,8 +37,18 @@ def wald(image: Array, gains: Sequence[float], ratio: int) -> Array:
     """
     _check(image, ratio)
     filters = mtf_filters(gains, ratio)
-    low = [correlate(band, taps, mode="nearest") for band, taps in zip(image, filters, strict=True)]
-    return np.stack(low)[:, ratio // 2 :: ratio, ratio // 2 :: ratio]
+    return np.stack([_decimated(band, taps, ratio) for band, taps in zip(image, filters, strict=True)])
+
+
+def _decimated(band: Array, taps: Array, ratio: int) -> Array:
+    """Correlate (H, W) with taps (n, n) at the pixels that are kept."""
+    wide = np.pad(band, len(taps) // 2, mode="edge")[ratio // 2 :, ratio // 2 :]
+    height, width = (side // ratio for side in band.shape)
+    low = np.zeros((height, width))
+    for (row, column), tap in np.ndenumerate(taps):
+        if tap:
+            low += tap * wide[row : row + ratio * height : ratio, column : column + ratio * width : ratio]
+    return low
 
 
 def interp23(image: Array, ratio: int) -> Array:

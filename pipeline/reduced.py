@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.images import FloatArray, read_sources, write_image
 from pipeline.manifest import Sample, Source, write_manifest
 from pipeline.protocols import shrink, wald
-from pipeline.sensors import gains_of
+from pipeline.sensors import check_sensor, gains_of
 
 BITS = 16
 """Depth of written files when the manifest does not tell that of the scenes."""
@@ -51,7 +51,8 @@ def degrade(config: PipelineConfig, dataset: str, reduction: Reduction, out: Pat
         raise InputError(f"'{dataset}' holds no sample with pan and ms; Wald's protocol needs both")
     samples = [reduced for scene in scenes for reduced in _reduce(scene, reduction, out)]
     manifest = Path("data_manifests") / f"{name}.csv"
-    register_dataset(name, DatasetConfig(manifest=str(manifest), root=str(out), masks="none"))
+    sensor = check_sensor(reduction.sensor)
+    register_dataset(name, DatasetConfig(manifest=str(manifest), root=str(out), masks="none", sensor=sensor))
     write_manifest(manifest, samples, out)
     return samples
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import Sensor
 from pipeline.errors import InputError
 from pipeline.manifest import nearest
 
@@ -23,7 +24,7 @@ TAPS = 41
 OTHER = 0.3
 """Gain of sensors whose own is not known; the toolbox uses it for GaoFen-2, too."""
 
-GAINS: dict[str, tuple[float, ...]] = {
+GAINS: dict[Sensor, tuple[float, ...]] = {
     "qb": (0.34, 0.32, 0.30, 0.22),
     "ikonos": (0.26, 0.28, 0.29, 0.28),
     "geoeye1": (0.23, 0.23, 0.23, 0.23),
@@ -34,22 +35,31 @@ GAINS: dict[str, tuple[float, ...]] = {
 }
 """Sensor -> gain of each multispectral band at its Nyquist frequency, in the order of the bands."""
 
+SENSORS: tuple[Sensor, ...] = (*GAINS, "other")
+
+
+def check_sensor(sensor: str) -> Sensor:
+    """The sensor of this name, in upper or lower case. Raises InputError for an unknown one."""
+    for known in SENSORS:
+        if known == sensor.casefold():
+            return known
+    raise InputError(f"unknown sensor '{sensor}'.{nearest(sensor.casefold(), SENSORS)}")
+
 
 def gains_of(sensor: str, bands: int) -> tuple[float, ...]:
-    """Gains of a sensor's bands at Nyquist; ``other`` has `OTHER` for any number of bands.
+    """Gains of a sensor's bands at Nyquist; ``other`` has `OTHER` in any number of bands.
 
     Raises InputError for an unknown sensor, or when it has another number of bands.
     """
-    if sensor == "other":
+    known = check_sensor(sensor)
+    if known == "other":
         return (OTHER,) * bands
-    if sensor not in GAINS:
-        raise InputError(f"unknown sensor '{sensor}'.{nearest(sensor, [*GAINS, 'other'])}")
-    if len(GAINS[sensor]) != bands:
+    if len(GAINS[known]) != bands:
         raise InputError(
-            f"the sensor '{sensor}' has {len(GAINS[sensor])} bands, the image {bands}; "
+            f"the sensor '{known}' has {len(GAINS[known])} bands, the image {bands}; "
             f"name its own sensor, or 'other' for a gain of {OTHER} in every band"
         )
-    return GAINS[sensor]
+    return GAINS[known]
 
 
 def mtf_filter(gain: float, ratio: int, taps: int = TAPS) -> Array:

@@ -1,14 +1,15 @@
 """Parameters: every mistake in params.yaml is named, and registering a data set keeps what is there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
 
 from model.config import load_config
-from pipeline.config import DatasetConfig, load_pipeline, register_dataset
+from pipeline.config import DatasetConfig, Sensor, build, load_pipeline, register_dataset
 from pipeline.errors import InputError
+from pipeline.sensors import GAINS, SENSORS
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -81,6 +82,12 @@ def test_a_task_changes_only_what_it_names(tmp_path: Path) -> None:
 def test_unknown_data_set_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean 'demo'"):
         load_pipeline(PARAMS).dataset("dem")
+
+
+def test_the_sensor_of_a_data_set_is_one_that_is_known() -> None:
+    assert set(SENSORS) == {*GAINS, "other"} == set(get_args(Sensor))
+    with pytest.raises(InputError, match=r"params\.yaml: 'sensor' is 'spot5'"):
+        build(DatasetConfig, {"manifest": "a.csv", "root": "a", "sensor": "spot5"}, "params.yaml")
 
 
 def test_registering_keeps_comments_and_other_data_sets(tmp_path: Path) -> None:

@@ -102,11 +102,14 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
     assert values["p", "rwkvfusion"]["PSNR"] == math.inf
     assert values["p", "rwkvfusion"]["ERGAS"] == 0
     assert values["p", "bicubic"]["PSNR"] < 60
+    assert set(m for s, m in values if s == "p") == {
+        "rwkvfusion", "rwkvfusion_unguided", "bicubic", "detail_injection", "gsa", "mtf_glp",
+    }  # fmt: skip
     assert read_image(fused_path(folder, "rwkvfusion", "p", 4, 11), 11).pixels.shape == (4, 48, 64)
 
     with (folder / "samples.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(rows) == 2 * 6 + 4
+    assert len(table) == len(rows) == 2 * 6 + 6
     assert list(table[0])[:3] == ["method", "sample", "MI"]
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["pansharpening"]["rwkvfusion"]["PSNR"] is None, "JSON has no infinity"
@@ -118,6 +121,27 @@ def test_every_test_sample_is_fused_and_measured(tiny: Path) -> None:
     assert "Qabf ↑" in terminal.getvalue()
     assert "2 of 2 samples have no guidance stored" in terminal.getvalue()
     assert not list(tiny.rglob("*.tmp"))
+
+
+def test_pansharpening_assumes_the_data_sets_sensor_unless_told(tiny: Path) -> None:
+    def fused() -> dict[str, bytes]:
+        return {path.parent.name: path.read_bytes() for path in Path("reports/tiny/fused").glob("*/p.tif")}
+
+    def run(sensor: str | None = None) -> dict[str, bytes]:
+        evaluate("tiny", ["pansharpening"], FUSERS, quiet(), options=Options(workers=0, sensor=sensor))
+        return fused()
+
+    unknown = run()
+    Path("params.yaml").write_text(
+        "datasets:\n  tiny: {manifest: tiny.csv, root: data, masks: none, sensor: qb}\n"
+    )
+    known = run()
+    changed = {method for method in known if known[method] != unknown[method]}
+    assert changed == {"gsa", "mtf_glp"}
+    assert run("other") == unknown
+    assert run("QB") == known
+    found = evaluate("tiny", ["pansharpening"], FUSERS, quiet(), options=Options(workers=0, sensor="wv3"))
+    assert "the sensor 'wv3' has 8 bands, the image 4" in found.failures[0][2]
 
 
 def test_guidance_is_removed_for_the_second_run(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

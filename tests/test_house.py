@@ -25,9 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LONGEST = 400
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
-# What the model may know of the pipeline: facts, files and stores, never a stage.
+# What the model may know of the pipeline: facts, files and stores, never a stage. `sensors` and `protocols`
+# are formulas: pansharpening methods and the metrics at full resolution degrade images as the protocol does.
 SHARED_WITH_MODEL = {
-    f"pipeline.{name}" for name in ("config", "manifest", "images", "store", "errors", "_typer")
+    f"pipeline.{name}"
+    for name in ("config", "manifest", "images", "store", "errors", "_typer", "sensors", "protocols")
 }
 ALLOWED = {
     ("model.cli", "pipeline.cli"),  # `rwkvfusion pipeline …`

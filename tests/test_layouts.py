@@ -219,6 +219,7 @@ def test_full_resolution_is_a_data_set_of_its_own(tmp_path: Path) -> None:
     stack(tmp_path / "test_wv3_multiExm1.h5", PAN, 2047)
     assert {sample.target for sample in scan_folder(tmp_path, "wv3_full").samples} == {None}
     assert all(sample.target is not None for sample in scan_folder(tmp_path, "wv3").samples)
+    assert scan_folder(tmp_path, "wv3").sensor == scan_folder(tmp_path, "wv3_full").sensor == "wv3"
 
 
 def test_a_sensor_that_is_not_named_is_not_guessed(tmp_path: Path) -> None:

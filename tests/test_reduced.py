@@ -54,6 +54,7 @@ def test_targets_are_the_scenes_own_pixels(
     scenes = make_scenes(bits, {"a": (65, 100), "b": (24, 40)})
     assert "7 samples" in degrade("--sensor", "qb", "--size", "32", "--name", "small")
     data = load_pipeline().dataset("small")
+    assert data.sensor == "qb"
     samples = data.samples()
     assert [sample.id for sample in samples] == [
         *(f"a_{row}_{column}" for row in (0, 32) for column in (0, 32, 64)),

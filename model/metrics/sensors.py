@@ -1,58 +1,25 @@
 """What a sensor's optics do to an image, and the two resamplings of the sharpening toolboxes."""
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.metrics.planes import filter_axis, filter_spectrum, mirrored
 from pipeline.errors import InputError
+from pipeline.sensors import TAPS, gains_of, mtf_filters
 
-# gain at the Nyquist frequency of the multispectral bands; another sensor: 0.3 in every band
-NYQUIST_GAINS = {
-    "QB": (0.34, 0.32, 0.30, 0.22),
-    "IKONOS": (0.26, 0.28, 0.29, 0.28),
-    "GeoEye1": (0.23,) * 4,
-    "WV4": (0.23,) * 4,
-    "WV2": (0.35,) * 7 + (0.27,),
-    "WV3": (0.325, 0.355, 0.360, 0.350, 0.365, 0.360, 0.335, 0.315),
-}
-OTHER_GAIN = 0.3
-TAPS = 41
 # Deslauriers-Dubuc interpolation from 12 neighbours: the 23-tap half-band filter of Aiazzi et al. 2002
 HALF_BAND = tuple(n / 524288 for n in (-63, 847, -5445, 22869, -76230, 320166))
-
-
-@lru_cache
-def transfer_kernel(gain: float, ratio: int) -> np.ndarray:
-    """41 x 41 taps of the low pass with this gain at the Nyquist frequency of an image `ratio` times coarser.
-
-    The Gaussian frequency response of peak 1, its inverse transform windowed by kaiser(0.5) on the radius (0
-    beyond radius 1). Not renormalised: its sum is 0.9985 to 0.9989.
-    """
-    centre = (TAPS - 1) / 2
-    variance = (centre / ratio) ** 2 / (-2 * np.log(gain))
-    offsets = np.arange(TAPS) - centre
-    squares = offsets[:, None] ** 2 + offsets[None, :] ** 2
-    response = np.exp(-squares / (2 * variance))
-    taps = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(response)).real)
-    window = np.interp(np.sqrt(squares) / centre, offsets / centre, np.kaiser(TAPS, 0.5), right=0.0)
-    return taps * window
 
 
 def low_pass(image: Tensor, sensor: str, ratio: int) -> Tensor:
     """Every band of (..., band, H, W) as the sensor's multispectral optics pass it; borders are repeated.
 
-    Raises InputError when the sensor has another number of bands.
+    `sensor` is a name of `pipeline.sensors.GAINS`, or `other`. Raises InputError for an unknown sensor or one
+    with another number of bands.
     """
     bands = image.shape[-3]
-    gains = NYQUIST_GAINS.get(sensor, (OTHER_GAIN,) * bands)
-    if len(gains) != bands:
-        raise InputError(
-            f"sensor {sensor} has {len(gains)} bands, the image {bands}: name the image's own sensor, or "
-            f"'none' for a gain of {OTHER_GAIN} in every band"
-        )
+    filters = mtf_filters(gains_of(sensor, bands), ratio)
     margin = TAPS // 2
     rows, columns = (
         torch.arange(-margin, side + margin, device=image.device).clamp(0, side - 1)
@@ -60,7 +27,7 @@ def low_pass(image: Tensor, sensor: str, ratio: int) -> Tensor:
     )
     wide = image[..., rows, :][..., columns]
     kernels = torch.zeros(bands, *wide.shape[-2:], dtype=image.dtype)
-    kernels[:, :TAPS, :TAPS] = torch.from_numpy(np.stack([transfer_kernel(gain, ratio) for gain in gains]))
+    kernels[:, :TAPS, :TAPS] = torch.from_numpy(filters)
     # centred on the origin the taps are symmetric, so that their spectrum is real
     spectrum = torch.fft.rfft2(kernels.roll((-margin, -margin), (-2, -1))).real
     filtered = filter_spectrum(wide, spectrum.contiguous().to(image.device))
