@@ -93,8 +93,9 @@ def full_resolution_metrics(
 
     HQNR = (1 - D_lambda_K) (1 - D_s) (Aiazzi et al. 2014), QNR = (1 - D_lambda) (1 - D_s) (Alparone et al.
     2008); both range up to 1, higher is better. Reference: DLPan `HQNR`, `QNR`. `pan` (H, W), `ms` (band, h,
-    w) and `fused` (band, H, W) on 0..1, times `levels` (1 for digital numbers); `sensor` a
-    name of `pipeline.sensors.GAINS`, or `other` for a gain of 0.3 in every band. The authors of RWKVFusion take IKONOS for QB and GF2.
+    w) and `fused` (band, H, W) on 0..1, times `levels` (1 for digital numbers); `sensor` a name of
+    `pipeline.sensors.GAINS`, or `other` for a gain of 0.3 in every band. The authors of RWKVFusion take
+    IKONOS for QB and GF2.
     """
     expanded = hand_back(expand(as_planes(ms), ratio), isinstance(fused, Tensor))
     filtered = filtered_spectral_distortion(expanded, fused, sensor=sensor, ratio=ratio, levels=levels)
