@@ -21,7 +21,7 @@ from pipeline.demo_canvas import (
     ellipse,
     polygon,
 )
-from pipeline.sensors import GAINS
+from pipeline.sensors import gains_of
 
 RATIO = 4
 SENSOR = "qb"  # four bands: blue, green, red, near infrared
@@ -258,7 +258,9 @@ def pansharpening(rng: np.random.Generator, index: int, size: Size = (128, 128))
     style = STYLES[index % len(STYLES)]
     target = np.clip(1.6 * respond(land_cover(rng, size, style)), 0, 1)
     pan = target @ PAN_MIX + 0.002 * rng.standard_normal(size)
-    coarse = np.moveaxis(protocols.wald(np.moveaxis(target, -1, 0), GAINS[SENSOR], RATIO), 0, -1)
+    coarse = np.moveaxis(
+        protocols.wald(np.moveaxis(target, -1, 0), gains_of(SENSOR, len(BANDS)), RATIO), 0, -1
+    )
     coarse = coarse + 0.0015 * rng.standard_normal(coarse.shape)
     return Views({"pan": pan.clip(0, 1), "ms": coarse.clip(0, 1)}, _caption(style), target)
 
