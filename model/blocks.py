@@ -6,11 +6,16 @@ stand around every part.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.spatial_mix import SpatialMix, Text
+
+if TYPE_CHECKING:
+    from model.whole import Whole
 
 _PORTION = 1 << 16  # tokens that the channel mix takes at once where no gradient is wanted: bounds its memory
 
@@ -54,11 +59,11 @@ class MultiModalFusion(nn.Module):
 
     Eq. 15 overwrites X_feat; eq. 16 and 17 are read with the features before the gate in the mask path. Masks
     enter through a convolution without bias, so that absent masks and empty ones are the same. ``text_mix``
-    is a spatial mix, or the cross-attention that Table 6 puts in its place. ``mean`` (1, 1, 1, C) takes the
-    place of the mean over the image where that is only a part of a larger one (model/whole.py).
+    is a spatial mix, or the cross-attention that Table 6 puts in its place. ``whole`` is set where the image
+    is only a part of a larger one, whose mean it knows (model/whole.py).
     """
 
-    mean: Tensor | None = None
+    whole: Whole | None = None
 
     def __init__(
         self,
@@ -81,7 +86,7 @@ class MultiModalFusion(nn.Module):
         self, x: Tensor, sources: Tensor, masks: Tensor | None, text: Text | None
     ) -> tuple[Tensor, Text | None]:
         both = self.feature_norm(self.feature(x)) + self.source_norm(self.source(sources))
-        mean = both.mean(dim=(1, 2), keepdim=True) if self.mean is None else self.mean
+        mean = both.mean(dim=(1, 2), keepdim=True) if self.whole is None else self.whole.mean(both)
         guided = both * F.gelu(mean)
         if masks is not None and self.mask is not None:
             guided = guided + both * self.mask(masks)

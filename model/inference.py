@@ -7,36 +7,33 @@ images beyond a budget are fused in tiles (model/tiling.py), which fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from model.colour import fuse_chroma, rgb_to_ycbcr, ycbcr_to_rgb
-from model.config import MASK_GUIDANCE, TEXT_GUIDANCE, ModelConfig, run_dir
+from model.combine import Colour, combine
+from model.config import MASK_GUIDANCE, ModelConfig, run_dir
 from model.devices import pick_device
-from model.masks import by_source, mask_channels
+from model.masks import by_source
 from model.network import RWKVFusion
 from model.record import read_weights
-from model.tiling import Tiling, plan, strips
-from model.whole import Whole, spread
+from model.tiled import Patches, TiledFusion
+from model.tiling import plan
+from model.whole import shape_of
 from pipeline.config import build
 from pipeline.errors import InputError
-from pipeline.images import FloatArray, luminance, read_image
+from pipeline.images import FloatArray, read_image
 from pipeline.manifest import SHARPENING_TASKS, TASKS, nearest
 
 if TYPE_CHECKING:
     from pipeline.store import MergedMasks  # imports zarr, which images without stored guidance need not
 
 SHIPPED = Path(__file__).with_name("weights")
-Colour = Literal["auto", "rgb", "ycbcr", "gray"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SourceLike = NDArray[Any] | str | Path
 BYTES_PER_CHANNEL = 80
@@ -153,58 +150,36 @@ def fuse(
     fuser = weights if isinstance(weights, Fuser) else load_weights(weights)
     images = [_pixels(source) for source in sources]
     check(images, fuser, colour)
-    height, width = images[0].shape[1:]
-    check_masks(masks, fuser, (height, width))
-    ratios = [height // image.shape[1] for image in images]
-    tiling = plan((height, width), fuser.pixels_within(memory), max(ratios))
-    h, w = tiling.tile
-
-    def fused(top: int, left: int, whole: Whole) -> FloatArray:
-        windows = [
-            image[:, top // r : (top + h) // r, left // r : (left + w) // r]
-            for image, r in zip(images, ratios, strict=True)
-        ]
-        seen = None if masks is None else masks[:, top : top + h, left : left + w]
-        return fuse_window(windows, fuser, text, seen, colour, whole)
-
+    size = images[0].shape[1:]
+    check_masks(masks, fuser, (size[0], size[1]))
+    shape = shape_of(fuser.network)
+    tiling = plan((size[0], size[1]), fuser.pixels_within(memory), shape.align, shape.reach)
     if len(tiling) == 1:
-        return fuse_window(images, fuser, text, masks, colour)
-    whole = learn_whole(tiling, fused)
-    return np.concatenate([strip.pixels for strip in strips(tiling, partial(fused, whole=whole))], axis=1)
+        own = None if masks is None else masks[None]
+        return combine([image[None] for image in images], fuser, text, own, colour)[0]
+    patches = Patches(
+        (size[0], size[1]),
+        [window_of(image) for image in images],
+        [size[0] // image.shape[1] for image in images],
+        [image.shape[0] for image in images],
+    )
+    own_masks = None if masks is None else window_of(masks)
+    tiles = TiledFusion(patches, fuser, text, own_masks, colour, tiling, shape)
+    for _ in range(tiles.passes - 1):
+        tiles.learn()
+    fused: FloatArray | None = None
+    for pair in tiling.pairs:
+        for rows, columns, pixels in tiles.fuse(pair):
+            if fused is None:
+                fused = np.empty((len(pixels), *size), np.float32)
+            fused[:, rows, columns] = pixels
+    assert fused is not None
+    return fused
 
 
-def learn_whole(tiling: Tiling, fused: Callable[[int, int, Whole], object]) -> Whole:
-    """What tiles have to know of the whole image; ``fused(top, left, whole)`` fuses one."""
-    whole = Whole(tiling)
-    for top, left in spread(tiling):
-        with whole.learning():
-            fused(top, left, whole)
-    whole.finish()
-    return whole
-
-
-def fuse_window(
-    images: Sequence[FloatArray],
-    fuser: Fuser,
-    text: NDArray[np.floating] | None,
-    masks: NDArray[np.bool_] | None,
-    colour: Colour,
-    whole: Whole | None = None,
-) -> FloatArray:
-    """Fuse (C, H, W) images in [0, 1] that `check` has passed, or windows of a ``whole``, at once."""
-    if whole is not None:
-        whole.window()
-    guidance = _guidance(fuser, text, masks, whole)
-    if fuser.sharpening:
-        return _sharpen(fuser, images, guidance)
-    coloured = [image for image in images if image.shape[0] == 3]
-    if colour == "gray" or not coloured:
-        return _fold(fuser, [luminance(image)[None] for image in images], guidance)
-    if colour == "rgb":
-        bands = [[image[band % image.shape[0]][None] for image in images] for band in range(3)]
-        return np.concatenate([_fold(fuser, band, guidance) for band in bands])
-    luma = _fold(fuser, [luminance(image)[None] for image in images], guidance)[0]
-    return ycbcr_to_rgb(luma, fuse_chroma([rgb_to_ycbcr(image)[1:] for image in coloured]))
+def window_of(array: NDArray[Any]) -> Callable[[int, int, int, int], NDArray[Any]]:
+    """Windows (top, left, height, width) of an array (C, H, W)."""
+    return lambda top, left, height, width: array[:, top : top + height, left : left + width]
 
 
 def _pixels(source: SourceLike) -> FloatArray:
@@ -266,30 +241,6 @@ def check(images: Sequence[HasShape], fuser: Fuser, colour: Colour = "auto") -> 
             )
 
 
-@dataclass(frozen=True)
-class _Guidance:
-    text: Tensor | None
-    length: Tensor | None
-    masks: Tensor | None
-    whole: Whole | None
-
-
-def _guidance(
-    fuser: Fuser, text: NDArray[np.floating] | None, masks: NDArray[np.bool_] | None, whole: Whole | None
-) -> _Guidance:
-    config = fuser.network.config
-    features = length = channels = None
-    if text is not None and config.guidance in TEXT_GUIDANCE:
-        if text.ndim != 2 or text.shape[1] != config.text_width:
-            raise InputError(f"text features have shape T x {config.text_width}, these have {text.shape}")
-        features = torch.from_numpy(np.array(text, dtype=np.float32))[None].to(fuser.device)
-        length = torch.tensor([len(text)], device=fuser.device)
-    if masks is not None and config.guidance in MASK_GUIDANCE:
-        sets = config.mask_inputs // config.mask_channels
-        channels = mask_channels(masks, sets)[None].to(fuser.device)
-    return _Guidance(features, length, channels, whole)
-
-
 def check_masks(masks: NDArray[np.bool_] | None, fuser: Fuser, size: tuple[int, int]) -> None:
     """Check that masks are (c, H, W) of that size and as many as the network takes. Raises InputError."""
     config = fuser.network.config
@@ -302,47 +253,3 @@ def check_masks(masks: NDArray[np.bool_] | None, fuser: Fuser, size: tuple[int, 
             f"masks have shape c x {size[0]} x {size[1]} with c {'<=' if sets == 1 else '='} {most}, "
             f"these have {masks.shape}"
         )
-
-
-def _sharpen(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
-    """Sharpen all bands; more than the network was trained for go through it in groups of neighbours."""
-    base, count = fuser.network.config.base, fuser.network.config.out_channels
-    assert base is not None
-    bands = images[base].shape[0]
-    fused = np.empty((bands, *images[0].shape[1:]), dtype=np.float32)
-    for start in range(0, bands, count):
-        group = slice(min(start, bands - count), min(start, bands - count) + count)
-        inputs = [*images[:base], images[base][group], *images[base + 1 :]]
-        fused[group] = _apply(fuser, inputs, guidance)
-    return fused
-
-
-def _fold(fuser: Fuser, planes: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
-    """Fuse n planes with a network of k <= n sources: fused so far, with the next k - 1, and so on."""
-    count = len(fuser.network.config.in_channels)
-    fused = _apply(fuser, planes[:count], guidance)
-    rest = list(planes[count:])
-    while rest:
-        group = [fused, *rest[: count - 1]]
-        # Too few left to fill the network: the last plane may come in once more, it is there already.
-        group += [group[-1]] * (count - len(group))
-        fused = _apply(fuser, group, guidance)
-        rest = rest[count - 1 :]
-    return fused
-
-
-@torch.inference_mode()
-def _apply(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> FloatArray:
-    inputs = [torch.from_numpy(np.ascontiguousarray(image))[None].to(fuser.device) for image in images]
-    half, whole = fuser.dtype != torch.float32, guidance.whole
-    with (
-        torch.autocast(fuser.device.type, fuser.dtype) if half else nullcontext(),
-        nullcontext() if whole is None else whole.forward(fuser.network),
-    ):
-        fused = fuser.network(inputs, guidance.text, guidance.length, guidance.masks)
-    fused = fused[0].float().clamp(0, 1).cpu().numpy()
-    if not np.isfinite(fused).all():
-        raise InputError(
-            f"{fuser.path}: gives values that are not finite for this sample; report it with the images"
-        )
-    return fused

@@ -1,4 +1,4 @@
-"""Fuse images larger than memory: windows read from the sources, strips written to a tiled BigTIFF."""
+"""Fuse images larger than memory: windows read from the sources, tiles written into a file one by one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from model.inference import Colour, Fuser, fuse_window, learn_whole
+from model.combine import Colour
+from model.inference import Fuser, window_of
 from model.pieces import Pieces
 from model.sample import Prepared
-from model.tiling import Tiling, plan, strips
-from model.whole import Whole
+from model.tiled import Patches, TiledFusion
+from model.tiling import Tiling, plan
+from model.whole import shape_of
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, ImageFacts, read_image, read_window
 from pipeline.manifest import file_of
@@ -26,8 +28,8 @@ def fuse_pieces(
 ) -> Tiling:
     """Fuse a sample in tiles from files to file; goes on where an interrupted run stopped.
 
-    ``report(done, of)`` is told the number of tiles after each. Returns the tiles. Raises InputError for what
-    cannot be read or written in pieces, and then leaves nothing behind.
+    ``report(done, of)`` is told how many pairs of tiles have been gone through, over all passes. Returns the
+    tiles. Raises InputError for what cannot be read or written in pieces, and then leaves nothing behind.
     """
     result, facts = prepared.result, prepared.facts
     if result.path.suffix.lower() not in (".tif", ".tiff"):
@@ -35,39 +37,40 @@ def fuse_pieces(
             f"{result.path}: an image of {result.shape[1]}x{result.shape[2]} is beyond --memory and written "
             "in pieces, which only .tif can be; give -o such a name, or more --memory"
         )
-    height, width = facts[0].size
-    ratios = [height // image.size[0] for image in facts]
-    tiling = plan((height, width), fuser.pixels_within(prepared.memory), max(ratios))
-    h, w = tiling.tile
-    read = [_reader(image, prepared) for image in facts]
+    size = facts[0].size
+    shape = shape_of(fuser.network)
+    tiling = plan(size, fuser.pixels_within(prepared.memory), shape.align, shape.reach)
+    patches = Patches(
+        size,
+        [_reader(image, prepared) for image in facts],
+        [size[0] // image.size[0] for image in facts],
+        [image.bands for image in facts],
+    )
+    tiles = TiledFusion(patches, fuser, prepared.text, prepared.masks, colour, tiling, shape)
     pieces = Pieces(result.path, result.shape, result.bits, _facts(prepared, fuser, colour, tiling))
-    done, carry = pieces.resume()
-    count = done * len(tiling.columns)
-    report(count, len(tiling))
-
-    def fused(top: int, left: int, whole: Whole) -> FloatArray:
-        windows = [
-            window(top // r, left // r, h // r, w // r) for window, r in zip(read, ratios, strict=True)
-        ]
-        masks = None if prepared.masks is None else prepared.masks(top, left, h, w)
-        return fuse_window(windows, fuser, prepared.text, masks, colour, whole)
-
-    def counted(top: int, left: int) -> FloatArray:
-        nonlocal count
-        pixels = fused(top, left, whole)
-        count += 1
-        report(count, len(tiling))
-        return pixels
-
     try:
-        whole = learn_whole(tiling, fused)
-        for strip in strips(tiling, counted, done, carry):
-            pieces.write(strip)
+        done, tiles.whole.facts = pieces.resume()
+        _learn(tiles, pieces, report)
+        known = len(tiles.whole.facts)
+        for number, pair in enumerate(tiling.pairs[done:], start=done):
+            for rows, columns, pixels in tiles.fuse(pair):
+                pieces.write(rows, columns, pixels)
+            pieces.count(number + 1, known)
+            report(known * len(tiling.pairs) + number + 1, (known + 1) * len(tiling.pairs))
     except InputError:
         shutil.rmtree(pieces.folder, ignore_errors=True)
         raise
     pieces.finish(result.georeference)
     return tiling
+
+
+def _learn(tiles: TiledFusion, pieces: Pieces, report: Callable[[int, int], object]) -> None:
+    """Learn what is not known yet of the whole image, one fact a pass over it."""
+    pairs, facts = len(tiles.tiling.pairs), tiles.whole.facts
+    while len(facts) < tiles.passes - 1:
+        before = len(facts) * pairs
+        tiles.learn(lambda done, before=before: report(before + done, tiles.passes * pairs))  # type: ignore[misc]
+        pieces.learned(len(facts) - 1, facts[-1])
 
 
 def _reader(image: ImageFacts, prepared: Prepared) -> Callable[[int, int, int, int], FloatArray]:
@@ -81,8 +84,7 @@ def _reader(image: ImageFacts, prepared: Prepared) -> Callable[[int, int, int, i
             f"{image.path}: is {image.size[0]}x{image.size[1]} and can only be read at once, which takes "
             f"{size / 2**30:.1f} GiB; save it as TIFF or give more --memory"
         )
-    pixels = read_image(image.path, bits).pixels
-    return lambda top, left, height, width: pixels[:, top : top + height, left : left + width]
+    return window_of(read_image(image.path, bits).pixels)
 
 
 def _facts(prepared: Prepared, fuser: Fuser, colour: Colour, tiling: Tiling) -> dict[str, Any]:

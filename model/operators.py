@@ -7,6 +7,7 @@ as in attention, the receptance is the query. Padding tokens of the text have no
 from __future__ import annotations
 
 from math import log
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from model.bi_wkv import bi_wkv
 from model.scan import rescan, unscan
 from model.selective_scan import selective_scan
-from model.spatial_mix import Layout, SpatialMix
+from model.spatial_mix import Layout, SpatialMix, Text
+
+if TYPE_CHECKING:
+    from model.whole import Whole
 
 WINDOW = 8
 HEAD_WIDTH = 32  # of the attentions; the nearest that divides the channels
@@ -27,11 +31,11 @@ _ABSENT_KEY = -1e4
 class BiWKV(SpatialMix):
     """Eq. 7: the paper's operator.
 
-    ``stretch``, one number per path, scales the decay where the image is only a part of a larger one
+    ``whole`` is set where the image is only a part of a larger one, over all of which it then runs
     (model/whole.py).
     """
 
-    stretch: tuple[float, ...] | None = None
+    whole: Whole | None = None
 
     def make_parameters(self, width: int) -> None:
         # Reach from the whole image down to a sixteenth, bonus from context only to mostly the token itself.
@@ -39,12 +43,12 @@ class BiWKV(SpatialMix):
         self.decay = nn.Parameter(16.0 * place / max(width - 1, 1))
         self.bonus = nn.Parameter(3.0 * (place % 3))
 
+    def forward(self, x: Tensor, text: Text | None = None) -> tuple[Tensor, Tensor | None]:
+        return super().forward(x, text) if self.whole is None else self.whole.mix(self, x, text)
+
     def operate(self, sequence: Tensor, layout: Layout) -> Tensor:
         key, value = self.key(sequence), self.value(sequence)
         decay: Tensor = self.decay
-        if self.stretch is not None:
-            per_path = decay.new_tensor(self.stretch)
-            decay = decay * per_path.repeat_interleave(decay.numel() // per_path.numel())
         if layout.absent is not None and layout.length is not None:
             key = key.masked_fill(layout.absent[..., None], _ABSENT_KEY)
             # The operator divides by the padded length; each sample's decay makes it that sample's own.

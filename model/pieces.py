@@ -1,35 +1,33 @@
-"""A tiled BigTIFF written in pieces, strip by strip, by a run that may be killed at any time and go on later.
+"""A result written in pieces by a run that may be killed at any time and go on later.
 
-Beside the result OUT lies the folder OUT.partial: the picture so far, and a state, which counts the
-finished rows of tiles and holds what the last of them adds to the rows below. It is replaced, whole, when
-the rows that it counts are on disk.
+Beside the result OUT lies the folder OUT.partial: the picture so far, the facts of the whole image that have
+been learned, a file each (model/whole.py), and a state, which counts the finished pairs of tiles. It is
+replaced, whole, when the pixels that it counts are on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
-import tifffile
+from numpy.typing import NDArray
 
-from model.tiling import Strip
+from model.canvas import Canvas, canvas_at
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, GeoReference, quantise, write_atomically
 
-SIDE = 256  # pixels of a tile of the file
-_NAMES = ("picture.tif", "state.npz")
+_STATE = "state.json"
+_OURS = re.compile(r"picture\.(tif|zarr)|state\.json|fact-\d+\.npy|.*\.\d+\.tmp")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pieces:
     """A result on its way: ``shape`` (C, H, W), ``bits`` of depth, ``facts`` that decide its values."""
 
@@ -37,103 +35,85 @@ class Pieces:
     shape: tuple[int, int, int]
     bits: int
     facts: Mapping[str, Any]
+    _canvas: Canvas = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = quantise(np.zeros((1, 1, 1), np.float32), self.bits).dtype
+        self._canvas = canvas_at(self.folder / f"picture{self.output.suffix.lower()}", self.shape, dtype)
 
     @property
     def folder(self) -> Path:
         return self.output.with_name(f"{self.output.name}.partial")
 
     @property
-    def _files(self) -> tuple[Path, Path]:
-        picture, state = (self.folder / name for name in _NAMES)
-        return picture, state
-
-    @property
     def _key(self) -> str:
         told = json.dumps([self.shape, self.bits, self.facts], sort_keys=True, default=str)
         return hashlib.sha256(told.encode()).hexdigest()
 
-    def resume(self) -> tuple[int, FloatArray | None]:
-        """Finished rows of tiles and the last one's carry; (0, None) after allocating the file anew.
+    def resume(self) -> tuple[int, list[NDArray[np.float32]]]:
+        """Finished pairs of tiles, and what was learned of the whole; (0, []) after allocating the file anew.
 
         What another command left, or one whose sources have changed since, is discarded. Raises InputError
         when the folder is not one of ours or the disk has no room.
         """
-        picture, state = self._files
-        if picture.is_file() and state.is_file():
-            try:
-                with np.load(state, allow_pickle=False) as known:
-                    if str(known["key"]) == self._key:
-                        return int(known["done"]), known["carry"]
-            except (OSError, ValueError, KeyError, BadZipFile):
-                state.unlink()  # not a state of ours: begin anew
+        try:
+            state = json.loads((self.folder / _STATE).read_bytes())
+            if state["key"] == self._key and self._canvas.path.exists():
+                learned = self._learned()
+                return (int(state["done"]) if len(learned) == state["learned"] else 0), learned
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not a state of ours: begin anew
         self._allocate()
-        return 0, None
+        return 0, []
+
+    def _learned(self) -> list[NDArray[np.float32]]:
+        """The facts of all passes that were finished."""
+        found: list[NDArray[np.float32]] = []
+        while (file := self._fact(len(found))).is_file():
+            found.append(np.load(file, allow_pickle=False))
+        return found
+
+    def _fact(self, number: int) -> Path:
+        return self.folder / f"fact-{number}.npy"
 
     def _allocate(self) -> None:
-        if self.folder.exists() and {path.name for path in self.folder.iterdir()} - set(_NAMES):
+        if self.folder.exists() and not all(_OURS.fullmatch(path.name) for path in self.folder.iterdir()):
             raise InputError(f"{self.folder}: holds files of yours; move them, or give another output")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        bands, height, width = self.shape
-        size = -(-height // SIDE) * -(-width // SIDE) * SIDE**2 * bands * self._dtype.itemsize
         free = shutil.disk_usage(self.folder).free
-        if size > free:
+        if self._canvas.bytes > free:
             shutil.rmtree(self.folder)
             raise InputError(
-                f"{self.output}: needs {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} GiB free"
+                f"{self.output}: needs {self._canvas.bytes / 2**30:.1f} GiB, the disk has "
+                f"{free / 2**30:.1f} GiB free"
             )
-        tifffile.imwrite(
-            self._files[0],
-            shape=(height, width, bands) if bands > 1 else (height, width),
-            dtype=self._dtype,
-            tile=(SIDE, SIDE),
-            bigtiff=True,
-            photometric="rgb" if bands == 3 else "minisblack",
-            planarconfig="contig" if bands > 1 else None,
-        )
+        self._canvas.allocate()
+        self._save(0, 0)
 
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return quantise(np.zeros((1, 1, 1), np.float32), self.bits).dtype
+    def _save(self, done: int, learned: int) -> None:
+        state = json.dumps({"key": self._key, "done": done, "learned": learned}).encode()
+        write_atomically(self.folder / _STATE, lambda temporary: temporary.write_bytes(state))
 
-    def write(self, strip: Strip) -> None:
-        """Write a strip and, once it is on disk, count it as done."""
-        picture, state = self._files
-        values = np.ascontiguousarray(quantise(strip.pixels, self.bits).transpose(1, 2, 0))
-        with tifffile.TiffFile(picture) as tiff:
-            offsets = tiff.pages[0].dataoffsets
-        with picture.open("r+b") as file:
-            for row in range(strip.top // SIDE, -(-(strip.top + len(values)) // SIDE)):
-                self._write_row(file, offsets, row, strip.top, values)
-            file.flush()
-            os.fsync(file.fileno())
-        content = io.BytesIO()
-        np.savez(content, key=self._key, done=strip.index + 1, carry=strip.carry)
-        write_atomically(state, lambda temporary: temporary.write_bytes(content.getvalue()))
+    def learned(self, number: int, fact: NDArray[np.float32]) -> None:
+        """Keep what the pass of that number has found."""
 
-    def _write_row(
-        self, file: BinaryIO, offsets: tuple[int, ...], row: int, top: int, values: np.ndarray[Any, Any]
-    ) -> None:
-        """The lines of a row of the file's tiles that are in ``values`` (h, W, C), which begin at ``top``."""
-        bands, _, width = self.shape
-        across = -(-width // SIDE)
-        first, last = max(row * SIDE, top), min((row + 1) * SIDE, top + len(values))
-        line = SIDE * bands * self._dtype.itemsize
-        for column in range(across):
-            left = column * SIDE
-            own = values[first - top : last - top, left : left + SIDE]
-            block = np.zeros((last - first, SIDE, bands), self._dtype)
-            block[:, : own.shape[1]] = own
-            file.seek(offsets[row * across + column] + (first - row * SIDE) * line)
-            file.write(block.tobytes())
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, fact)
+
+        write_atomically(self._fact(number), write)
+
+    def write(self, rows: slice, columns: slice, pixels: FloatArray) -> None:
+        """Write a part of the picture, (C, h, w) in [0, 1]."""
+        self._canvas.write(rows.start, columns.start, quantise(pixels, self.bits))
+
+    def count(self, done: int, learned: int) -> None:
+        """Count pairs of tiles as done, once they are on disk."""
+        self._canvas.flush()
+        self._save(done, learned)
 
     def finish(self, georeference: GeoReference | None) -> None:
         """Put the finished file in its place and remove the folder."""
-        picture = self._files[0]
-        if georeference is not None:
-            import rasterio  # loads GDAL, which few images need
-
-            with rasterio.open(picture, "r+") as dataset:
-                georeference.write_to(dataset)
-        os.replace(picture, self.output)
+        self._canvas.place(self.output, georeference)
         shutil.rmtree(self.folder)

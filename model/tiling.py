@@ -1,123 +1,112 @@
-"""Overlapping tiles of one size, and their fused images blended to one.
+"""Tiles of one size over an image, in pairs that mirror each other at the image's centre.
 
-bi-WKV's decay depends on the number of tokens, so all tiles of an image have one size. Neighbours overlap;
-each one's weight falls smoothly from 1 to 0 across the overlap, and the weights add up to 1 everywhere. Next
-to its own border a tile weighs nothing: convolutions there see the padding.
+A scan is stacked with its reversal before keys and values are made of both (sect. 3.4), so what the network
+does at a pixel depends on the pixel opposite. A tile is therefore fused together with its mirror image.
+Neighbours overlap by what convolutions need to know of each other; every pixel is taken from one tile, well
+inside of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from math import lcm, sqrt
+from functools import cached_property
+from math import sqrt
 
-import numpy as np
+LEAST = 256  # pixels: a tile's side is at least this many, however small the budget
 
-from pipeline.images import FloatArray
 
-OVERLAP = 128  # pixels
-MARGIN = 16  # pixels at a tile's border that have no weight
-_LEAST = 4  # overlaps: a tile's side is at least this many
-ALIGN = 8  # tiles start at multiples of this, where they can: the network halves the image up to three times
+@dataclass(frozen=True)
+class Axis:
+    """Tiles of ``side`` pixels along ``length``; the n-th of ``starts`` mirrors the n-th from the end."""
+
+    length: int
+    side: int
+    starts: tuple[int, ...]
+    align: int
+
+    @cached_property
+    def cuts(self) -> tuple[int, ...]:
+        """Tile n is taken from cut n to cut n + 1, which lie in the middle of the overlaps."""
+        ends = [start + self.side for start in self.starts[:-1]]
+        middles = [
+            (end + start) // 2 // self.align * self.align
+            for end, start in zip(ends, self.starts[1:], strict=True)
+        ]
+        return (0, *middles, self.length)
+
+    def own(self, index: int) -> slice:
+        """The pixels that are taken from a tile."""
+        return slice(self.cuts[index], self.cuts[index + 1])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile by its numbers ``row`` and ``column``."""
+
+    row: int
+    column: int
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of ``tile`` (h, w) over an image of ``size`` (H, W), starting at ``rows`` and ``columns``."""
+    """Tiles over an image of ``size`` (H, W), continued to whole multiples of what the network halves."""
 
     size: tuple[int, int]
-    tile: tuple[int, int]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    rows: Axis
+    columns: Axis
 
     def __len__(self) -> int:
-        return len(self.rows) * len(self.columns)
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """(h, w) of every tile."""
+        return self.rows.side, self.columns.side
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Tile, ...], ...]:
+        """Every tile once: with its mirror image, or alone where it is its own."""
+        across = len(self.columns.starts)
+        tiles = [Tile(index // across, index % across) for index in range(len(self))]
+        pairs: list[tuple[Tile, ...]] = [(tiles[n], tiles[-1 - n]) for n in range(len(tiles) // 2)]
+        return (*pairs, (tiles[len(tiles) // 2],)) if len(tiles) % 2 else tuple(pairs)
+
+    def corner(self, tile: Tile) -> tuple[int, int]:
+        """(top, left) of a tile."""
+        return self.rows.starts[tile.row], self.columns.starts[tile.column]
+
+    def own(self, tile: Tile) -> tuple[slice, slice]:
+        """Rows and columns of the image that are taken from a tile."""
+        (height, width), rows, columns = self.size, self.rows.own(tile.row), self.columns.own(tile.column)
+        return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
 
 
-@dataclass(frozen=True)
-class Strip:
-    """What a row of tiles finishes: rows ``top`` … of the fused image (C, h, W).
+def plan(size: tuple[int, int], pixels: float, align: int, reach: int, least: int = LEAST) -> Tiling:
+    """Tiles for a budget of ``pixels`` at once, two tiles that is; a single one where the image has no more.
 
-    ``carry`` (C, h', W) is what it adds to the rows below, ``index`` the number of the row of tiles.
+    ``align``: tiles start and end at its multiples, beyond the image's end where that is none; ``reach``: how
+    many pixels at its border a tile cannot know. Tiles are square where the image is large enough.
     """
-
-    index: int
-    top: int
-    pixels: FloatArray
-    carry: FloatArray
-
-
-def plan(size: tuple[int, int], pixels: float, ratio: int = 1, overlap: int = OVERLAP) -> Tiling:
-    """Tiles of at most about ``pixels`` pixels; a single one where the image has no more.
-
-    ``ratio``: where a source is smaller by it, tiles start and end on its pixels. Tiles are square where the
-    image is large enough, never smaller than four overlaps, and evenly spread.
-    """
+    length = [-(-side // align) * align for side in size]
     if size[0] * size[1] <= pixels:
-        return Tiling(size, size, (0,), (0,))
-    step = lcm(ALIGN, ratio)
-    side = max(sqrt(pixels), pixels / min(size))  # a narrow image is cut across only
-    sides = tuple(min(length, int(side)) for length in size)
-    tile: list[int] = []
-    starts: list[tuple[int, ...]] = []
-    for length, wanted in zip(size, sides, strict=True):
-        wanted = max(wanted, _LEAST * overlap)
-        shared = overlap + step  # starts are rounded down, which widens the last gap by up to a step
-        count = max(-(-(length - shared) // (wanted - shared)), 1)
-        own = min(-(-(length + (count - 1) * shared) // (count * step)) * step, length)
-        if own == length:
-            tile.append(length)
-            starts.append((0,))
-            continue
-        spread = (length - own) / (count - 1)
-        tile.append(own)
-        # The last tile ends where the image does, on a pixel of the smaller source all the same.
-        starts.append((*(int(n * spread) // step * step for n in range(count - 1)), length - own))
-    return Tiling(size, (tile[0], tile[1]), starts[0], starts[1])
+        rows, columns = (Axis(full, full, (0,), align) for full in length)
+        return Tiling(size, rows, columns)
+    side = max(sqrt(pixels / 2), pixels / 2 / min(length))  # a narrow image is cut across only
+    rows, columns = (_axis(full, max(int(side), least, 4 * reach), align, reach) for full in length)
+    return Tiling(size, rows, columns)
 
 
-def weights(starts: tuple[int, ...], side: int) -> FloatArray:
-    """(tiles, side): each tile's weight along one axis, a raised cosine across every overlap."""
-    result = np.ones((len(starts), side), np.float32)
-    for before, (first, second) in enumerate(pairwise(starts)):
-        shared = first + side - second
-        margin = min(MARGIN, shared // 4)
-        place = (np.arange(shared) + 0.5 - margin) / max(shared - 2 * margin, 1)
-        rise = (0.5 - 0.5 * np.cos(np.pi * place.clip(0, 1))).astype(np.float32)
-        result[before + 1, :shared] = rise
-        result[before, side - shared :] *= 1 - rise
-    total = np.zeros(starts[-1] + side, np.float32)  # 1, but where three small tiles meet
-    for start, own in zip(starts, result, strict=True):
-        total[start : start + side] += own
-    return np.stack([own / total[start : start + side] for start, own in zip(starts, result, strict=True)])
-
-
-def strips(
-    tiling: Tiling,
-    fused: Callable[[int, int], FloatArray],
-    done: int = 0,
-    carry: FloatArray | None = None,
-) -> Iterator[Strip]:
-    """Go through the tiles row by row; ``fused(top, left)`` gives one (C, h, w).
-
-    To go on where a run was interrupted, give the number of rows of tiles that were ``done`` and the last
-    one's ``carry``. A strip is the same however many are taken at once.
-    """
-    (height, width), (h, w) = tiling.size, tiling.tile
-    vertical, horizontal = weights(tiling.rows, h), weights(tiling.columns, w)
-    for index in range(done, len(tiling.rows)):
-        top = tiling.rows[index]
-        band: FloatArray | None = None
-        for column, left in enumerate(tiling.columns):
-            piece = fused(top, left)
-            if band is None:
-                band = np.zeros((piece.shape[0], h, width), np.float32)
-                if carry is not None:
-                    band[:, : carry.shape[1]] = carry
-            band[:, :, left : left + w] += piece * (vertical[index][:, None] * horizontal[column])
-        assert band is not None
-        last = index + 1 == len(tiling.rows)
-        ready = (height if last else tiling.rows[index + 1]) - top
-        carry = band[:, ready:].copy()
-        yield Strip(index, top, band[:, :ready], carry)
+def _axis(length: int, side: int, align: int, reach: int) -> Axis:
+    shared = -(-2 * reach // align) * align + 4 * align  # starts and cuts are rounded
+    most = max(side // align * align, shared + align)
+    if most >= length:
+        return Axis(length, length, (0,), align)
+    count = -(-(length - shared) // (most - shared))
+    own = -(-(length + (count - 1) * shared) // (count * align)) * align
+    if count % 2 and (length - own) // align % 2:
+        own += align  # so that the tile in the middle is its own mirror image
+    if own >= length:
+        return Axis(length, length, (0,), align)
+    first = [n * (length - own) // (count - 1) // align * align for n in range(count // 2)]
+    middle = [(length - own) // 2] if count % 2 else []
+    return Axis(length, own, (*first, *middle, *(length - own - start for start in reversed(first))), align)

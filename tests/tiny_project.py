@@ -107,8 +107,13 @@ def _stores(root: Path, samples: list[Sample]) -> None:
     merged.write(records, content)
 
 
-def make_weights(path: Path, task: str, seed: int = 0, head: float = 0.02) -> Path:
-    """Write weights of an untrained network whose head is not zero: its result depends on everything."""
+def make_weights(
+    path: Path, task: str, seed: int = 0, head: float = 0.02, changed: dict[str, object] | None = None
+) -> Path:
+    """Write weights of an untrained network whose head is not zero: its result depends on everything.
+
+    ``changed``: values of the network's configuration other than those below.
+    """
     torch.manual_seed(seed)
     sharpening = task == "pansharpening"
     config = ModelConfig(
@@ -119,6 +124,7 @@ def make_weights(path: Path, task: str, seed: int = 0, head: float = 0.02) -> Pa
         out_channels=4 if sharpening else 1,
         base=1 if sharpening else None,
     )
+    config = dataclasses.replace(config, **(changed or {}))
     network = RWKVFusion(config)
     torch.nn.init.normal_(network.head.weight, std=head)
     content = save(network.state_dict())
