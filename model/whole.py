@@ -105,15 +105,14 @@ class Whole:
         self, fused: Callable[[tuple[Tile, ...]], object], report: Callable[[int], object] = lambda done: None
     ) -> None:
         """Learn the next fact from one pass. ``fused(pair)`` fuses two tiles, ``report`` counts them."""
-        self._learning = None
         for done, pair in enumerate(self.tiling.pairs, start=1):
             try:
                 fused(pair)
             except Reached:
                 report(done)
-        assert self._learning is not None, "all facts are known"
-        self.facts.append(self._learning.finish())
-        self._learning = None
+        learned, self._learning = self._learning, None
+        assert learned is not None, "all facts are known"
+        self.facts.append(learned.finish())
 
     def window(self, pair: tuple[Tile, ...]) -> None:
         """Begin a pair of tiles."""
