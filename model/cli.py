@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from model import export_cli
+from model.app_cli import app_command
 from model.fuse_cli import fuse
 from pipeline.errors import InputError, exit_on_error
 from pipeline.manifest import SPLITS, TASKS, Sample, nearest
@@ -256,6 +257,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 app.command()(fuse)
+app.command("app")(app_command)
 
 
 @app.command()
@@ -337,6 +339,7 @@ def main() -> None:
         help="Image fusion guided by text and masks.", no_args_is_help=True, add_completion=False
     )
     root.command()(fuse)
+    root.command("app")(app_command)
     root.add_typer(
         pipeline_app, name="pipeline", help="Offline guidance: captions, texts, boxes, masks, merge."
     )

@@ -34,6 +34,7 @@ SHARED_WITH_MODEL = {
 ALLOWED = {
     ("model.cli", "pipeline.cli"),  # `rwkvfusion pipeline …`
     ("model.caption", "pipeline.texts"),  # a caption typed by the user, by the encoder the weights know
+    ("model.app_examples", "pipeline.demo"),  # scenes for the page, drawn in memory: no stage, no store
 }
 # They cannot change what a stage computes: entry points and messages.
 WITHOUT_INFLUENCE = {

@@ -1,0 +1,50 @@
+"""The command `app` of `rwkvfusion` and `python -m model`: a page in the browser; see model/app_server.py."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import InputError, exit_on_error
+
+
+def app_command(
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. (default: the first free one from 7860 on)")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Offer these weights too: a .safetensors file, or several times.")
+    ] = None,
+    max_upload: Annotated[str, typer.Option(help="Largest file that is taken.")] = "100MiB",
+    memory: Annotated[
+        str | None, typer.Option(help="Beyond it, in tiles: 4GiB. (default: most of what is free)")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Open a page that fuses: drop two images, compare, guide, measure, download."""
+    with exit_on_error():
+        from model.app_server import LOOPBACK, serve
+        from model.budget import available, parse_bytes
+        from model.cli import keep_freed_memory
+        from model.sample import Settings
+
+        keep_freed_memory()
+        if parse_bytes(max_upload) == 0:
+            raise InputError("--max-upload 0 takes no file at all; give an amount such as 100MiB")
+        settings = Settings(
+            device=device, memory=parse_bytes(memory) if memory else available() * 3 // 4, overwrite=True
+        )
+
+        def ready(address: str) -> None:
+            typer.echo(f"open {address} in a browser; Ctrl-C ends it and deletes what was uploaded")
+            if host not in LOOPBACK:
+                typer.echo("everybody who can reach this machine can use the page", err=True)
+
+        try:
+            serve(host, port, parse_bytes(max_upload), weights or [], settings, ready)
+        except KeyboardInterrupt:
+            typer.echo("ended; uploads are deleted")
