@@ -149,6 +149,10 @@ def evaluate(
         ),
     ] = None,
     profile: Annotated[Profile, typer.Option(help="Definitions of the metrics.")] = Profile.reference,
+    lpips: Annotated[
+        str | None,
+        typer.Option(help="VGG16 weights for LPIPS: a file, or hub to download. (default: torch's cache)"),
+    ] = None,
     metrics: Annotated[str | None, typer.Option(help="Only these, as MI,Qabf,SSIM. (default: all)")] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; 0 is this one. (default: one per core)")
@@ -172,7 +176,7 @@ def evaluate(
         from model.measure import Options
 
         chosen = None if metrics is None else tuple(name.strip() for name in metrics.split(","))
-        options = Options(profile.value, chosen, workers, sensor)
+        options = Options(profile.value, chosen, workers, sensor, lpips)
         if fused:
             from model.folders import evaluate_folders
             from model.matching import parse_fused

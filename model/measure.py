@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.metrics import PROFILE, Profile, target_metrics
+from model.metrics import PROFILE, Profile, sharpening_metrics, target_metrics
 from model.metrics import profile as find_profile
 from model.metrics.full_resolution import full_resolution_metrics
+from model.metrics.lpips import backbone_file
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, luminance, quantise, read_image, read_sources
 from pipeline.manifest import SHARPENING_TASKS, Sample, nearest
@@ -26,23 +27,27 @@ FULL_RESOLUTION = ("D_lambda_K", "D_s", "HQNR", "D_lambda", "QNR")
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: profile, metrics (None: all but slow ones), processes (None: one per core), and the
-    sensor of satellite images (None: the data set's, ``other`` where nobody says)."""
+    """How to measure: profile, metrics (None: all but slow ones), processes (None: one per core), the sensor
+    of satellite images (None: the data set's, ``other`` where nobody says), and the weights for LPIPS
+    (`model.metrics.lpips.backbone_file`; None: without it)."""
 
     profile: str = PROFILE
     metrics: tuple[str, ...] | None = None
     workers: int | None = None
     sensor: str | None = None
+    lpips: str | None = None
 
     def check(self) -> None:
-        """Raise InputError for a profile, sensor or metric that does not exist."""
+        """Raise InputError for a profile, sensor, metric or file of weights that does not exist."""
         check_sensor(self.sensor or "other")
         known = find_profile(self.profile)
         names = [*known.sources, *known.fused, *known.slow, *known.target, *FULL_RESOLUTION]
-        names += ["target_PSNR", "target_SSIM"]
+        names += ["target_PSNR", "target_SSIM", known.perceptual]
         for name in self.metrics or ():
             if name not in names:
                 raise InputError(f"unknown metric '{name}'.{nearest(name, names)}")
+        if self.lpips is not None or known.perceptual in (self.metrics or ()):
+            backbone_file(self.lpips)
 
 
 OPTIONS = Options()
@@ -93,7 +98,7 @@ def measure(
         sensor = options.sensor or "other"
         values = _sharpening_values(chosen, sources, target, pixels, levels, sensor, wanted)
     else:
-        values = _fusion_values(chosen, sources, target, pixels, wanted)
+        values = _fusion_values(chosen, sources, target, pixels, options.lpips, wanted)
     return Measured(values, looks_stretched(sources, pixels))
 
 
@@ -150,11 +155,9 @@ def _sharpening_values(
     heights = [source.shape[1] for source in sources]
     ratio = max(heights) / min(heights)
     pair = target.astype(np.float64), fused.astype(np.float64)
-    return {
-        name: float(metric(*pair, ratio=ratio) if name == "ERGAS" else metric(*pair))
-        for name, metric in profile.target.items()
-        if wanted(name)
-    }
+    metrics = {name: metric for name, metric in profile.target.items() if wanted(name)}
+    found = sharpening_metrics(*pair, ratio, levels, metrics)
+    return {name: float(value) for name, value in found.items()}
 
 
 def _full_resolution_values(
@@ -174,6 +177,7 @@ def _fusion_values(
     sources: Sequence[FloatArray],
     target: FloatArray | None,
     fused: FloatArray,
+    lpips: str | None,
     wanted: Wanted,
 ) -> dict[str, float]:
     """Fusion metrics, and those against a target too; those against the sources where there are two."""
@@ -186,6 +190,8 @@ def _fusion_values(
             for name, metric in {**profile.sources, **profile.slow}.items()
             if wanted(name)
         }
+        if lpips is not None and wanted(profile.perceptual):
+            values[profile.perceptual] = float(profile.lpips(planes[0], planes[1], image, weights=lpips))
     values |= {name: float(metric(image)) for name, metric in profile.fused.items() if wanted(name)}
     if target is not None and any(wanted(name) for name in ("target_PSNR", "target_SSIM")):
         found = target_metrics(grey_levels(target)[None] / 255, grey_levels(fused)[None] / 255)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,10 +16,12 @@ from rich.progress import Progress
 
 from model.measure import OPTIONS, Measured, Options, measure
 from model.memory import Memory, code_hash, file_hash, key_of
+from model.metrics import profile as find_profile
+from model.metrics.lpips import backbone_file
 from model.results import Case, Evaluation, Row
 from pipeline import sensors
 from pipeline.errors import InputError
-from pipeline.manifest import content_hash, file_of
+from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash, file_of
 
 MEASURED = "measured.jsonl"  # finished measurements
 NAMED = 5  # images that a warning names
@@ -72,6 +74,7 @@ def score_all(found: Evaluation, folder: Path | None, options: Options, console:
 
     Finished measurements are kept in ``folder``, where one is given.
     """
+    options = _with_backbone(found, options)
     memory = None if folder is None else folder / MEASURED
     results: dict[Case, Measured] = {}
     for case, result in score(found.cases, options, memory, console):
@@ -93,6 +96,25 @@ def score_all(found: Evaluation, folder: Path | None, options: Options, console:
             f"{method}: {len(images)} of {total} fused images look stretched to their minimum and maximum, "
             f"which changes every metric of contrast ({few(images)})"
         )
+
+
+def _with_backbone(found: Evaluation, options: Options) -> Options:
+    """The options with the file of weights for LPIPS; a warning where it is wanted and there is none."""
+    name = find_profile(options.profile).perceptual
+    wanted = options.metrics is None or name in options.metrics
+    if not wanted or not any(_takes_pairs(case.sample) for case in found.cases):
+        return options
+    try:
+        return replace(options, lpips=str(backbone_file(options.lpips)))
+    except InputError as error:
+        if options.metrics is not None or options.lpips is not None:
+            raise
+        found.warnings.append(f"{name} is missing. {error}")
+        return options
+
+
+def _takes_pairs(sample: Sample) -> bool:
+    return sample.task not in SHARPENING_TASKS and len(sample.sources) == 2
 
 
 def few(names: Sequence[str]) -> str:
@@ -149,5 +171,5 @@ def _key(case: Case, options: Options, code: str) -> str:
     except OSError as error:
         raise InputError(f"{case.fused}: cannot be read ({error.strerror})") from error
     sample = case.sample
-    facts = [options.profile, options.sensor, *(options.metrics or ["all"])]
+    facts = [options.profile, options.sensor, options.lpips, *(options.metrics or ["all"])]
     return key_of(content_hash(sample), sample.task, fused, case.fused.name, *facts, code)

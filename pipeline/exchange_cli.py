@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import InputError, exit_on_error
+
+if TYPE_CHECKING:
+    from pipeline.simulated import Response
 
 app = typer.Typer()
 
@@ -97,27 +100,76 @@ def import_(
 
 @app.command()
 def degrade(
-    dataset: DatasetOption,
-    sensor: Annotated[str, typer.Option(help="wv2, wv3, wv4, gf2, qb, ikonos, geoeye1 or other.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")],
-    ratio: Annotated[int, typer.Option(help="How much finer pan is than ms.")] = 4,
+    dataset: Annotated[str | None, typer.Option(help="Data set of full-resolution pan and ms.")] = None,
+    cubes: Annotated[
+        Path | None, typer.Option(help="Hyperspectral cube, or folder of them, instead of a data set.")
+    ] = None,
+    sensor: Annotated[
+        str, typer.Option(help="wv2, wv3, wv4, gf2, qb, ikonos, geoeye1 or other. (of --cubes: whose bands)")
+    ] = "",
+    response: Annotated[
+        Path | None, typer.Option(help="Table of the broad bands' weights for the narrow ones. (--cubes)")
+    ] = None,
+    wavelengths: Annotated[
+        str, typer.Option(help="Of the first and last band in nm, as 430:860. (--cubes with --sensor)")
+    ] = "",
+    bits: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Depth of the cubes' values, if not their type's.")
+    ] = None,
+    ratio: Annotated[int, typer.Option(help="How much finer the sharp source is.")] = 4,
     size: Annotated[int, typer.Option(help="Side of the targets cut from a scene, 0: whole scenes.")] = 256,
     name: Annotated[
         str | None, typer.Option(help="Name of the data set to make. [default: <dataset>_reduced]")
     ] = None,
 ) -> None:
-    """Make a data set with targets from full-resolution satellite scenes by Wald's protocol."""
+    """Make a data set with targets: from satellite scenes by Wald's protocol, or from hyperspectral cubes."""
     with exit_on_error():
-        from pipeline.config import load_pipeline
-        from pipeline.reduced import Reduction
-        from pipeline.reduced import degrade as reduce_scenes
-
-        made = name or f"{dataset}_reduced"
+        if (dataset is None) == (cubes is None):
+            raise InputError("give either --dataset, for pan and ms, or --cubes, for hyperspectral images")
+        made = name or f"{dataset or (cubes and cubes.stem)}_reduced"
         if not made.isidentifier():
             raise InputError(f"--name '{made}': use letters, digits and '_', starting with a letter")
-        samples = reduce_scenes(load_pipeline(), dataset, Reduction(sensor, ratio, size), out, made)
+        others = 0
+        if cubes is not None:
+            from pipeline.simulated import simulate
+
+            samples, others = simulate(
+                cubes, _response(response, sensor, wavelengths), out, made, ratio, size, bits
+            )
+        else:
+            from pipeline.config import load_pipeline
+            from pipeline.reduced import Reduction
+            from pipeline.reduced import degrade as reduce_scenes
+
+            if response is not None or wavelengths or bits is not None:
+                raise InputError("--response, --wavelengths and --bits belong to --cubes")
+            samples = reduce_scenes(load_pipeline(), dataset or "", Reduction(sensor, ratio, size), out, made)
     typer.echo(f"{out}: {len(samples)} samples, listed in data_manifests/{made}.csv")
+    if others:
+        typer.echo(f"{others} images with other numbers of bands left out")
     typer.echo(f"params.yaml: data set '{made}'; next: python -m model train --dataset {made}")
+
+
+def _response(table: Path | None, sensor: str, wavelengths: str) -> Response:
+    """What --response or --sensor with --wavelengths say. Raises InputError for anything else."""
+    from pipeline.sensors import EDGES, check_sensor
+    from pipeline.simulated import Response, read_response
+
+    if table is not None:
+        if sensor or wavelengths:
+            raise InputError("--response says all; leave --sensor and --wavelengths out")
+        return read_response(table)
+    first, _, last = wavelengths.partition(":")
+    try:
+        ends = float(first), float(last)
+    except ValueError:
+        ends = (0.0, 0.0)
+    if not 0 < ends[0] < ends[1] or check_sensor(sensor) not in EDGES:
+        raise InputError(
+            "--cubes needs --response FILE, or the name of a --sensor with --wavelengths FIRST:LAST (nm)"
+        )
+    return Response(None, sensor, ends)
 
 
 def _lacking(what: str, samples: Sequence[str], remedy: str) -> None:

@@ -14,10 +14,9 @@ import gc
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -87,12 +86,32 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEYED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ('.mat', *HDF5_SUFFIXES)))}))#(.*)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
-    """One image of a sample: its role and its file (``file.mat#KEY`` for one variable of several)."""
+    """One image of a sample: its role and its file (``file.mat#KEY`` for one variable of several).
 
-    role: str
-    path: Path
+    A path given as text becomes one when it is asked for: to make those of a long manifest takes seconds.
+    """
+
+    __slots__ = ("_path", "role")
+
+    def __init__(self, role: str, path: Path | str) -> None:
+        self.role = role
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        if isinstance(self._path, str):
+            self._path = Path(self._path)
+        return self._path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Source) and (self.role, self.path) == (other.role, other.path)
+
+    def __hash__(self) -> int:
+        return hash((self.role, self.path))
+
+    def __repr__(self) -> str:
+        return f"Source({self.role!r}, {self.path!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +201,7 @@ def check_manifest(path: Path, root: Path) -> tuple[list[Sample], list[tuple[str
     the table as a whole cannot be read.
     """
     columns, roles, rows = _table(path)
-    join, empty = _join_below(root), dict.fromkeys(columns, "")
+    start, empty = f"{root}{os.sep}", dict.fromkeys(columns, "")
     samples: dict[str, Sample] = {}
     problems: list[tuple[str, str]] = []
     for number, row in enumerate(rows, start=2):
@@ -193,7 +212,7 @@ def check_manifest(path: Path, root: Path) -> tuple[list[Sample], list[tuple[str
                     f"{path}: row {number}: has {len(row)} cells, the first line {len(columns)}; "
                     "put what holds a comma in double quotes"
                 )
-            sample = _sample(cell, roles, join, path, number)
+            sample = _sample(cell, roles, start, path, number)
             if sample.id in samples:
                 raise InputError(
                     f"{path}: row {number}: sample '{sample.id}' is listed twice; give each row its own name"
@@ -232,22 +251,16 @@ def _table(path: Path) -> tuple[tuple[str, ...], list[str], list[list[str]]]:
     return columns, roles, rows
 
 
-def _join_below(root: Path) -> Callable[[str], Path]:
-    """``root / cell``, each folder made once: paths are most of the time that a long manifest takes."""
-    folder = cache(lambda name: root / name)
-
-    def join(cell: str) -> Path:
-        head, _, name = cell.rpartition("/")
-        return folder(head) / name if head and name else root / cell
-
-    return join
-
-
-def _sample(
-    cell: dict[str, str], roles: Sequence[str], join: Callable[[str], Path], manifest: Path, number: int
-) -> Sample:
-    bits = cell.get("bits", "")
-    sources = tuple([Source(role, join(cell[role])) for role in roles if cell[role]])
+def _sample(cell: dict[str, str], roles: Sequence[str], start: str, manifest: Path, number: int) -> Sample:
+    """One row; ``start`` comes before its relative paths."""
+    bits, target, mask = cell.get("bits", ""), cell.get("target"), cell.get("mask")
+    sources = tuple(
+        [
+            Source(role, file if file.startswith(os.sep) else start + file)
+            for role in roles
+            if (file := cell[role])
+        ]
+    )
     if fault := _fault(cell, bits, len(sources)):
         raise InputError(f"{manifest}: row {number}: {fault}")
     return Sample(
@@ -255,8 +268,8 @@ def _sample(
         task=cell["task"],
         split=cell["split"],
         sources=sources,
-        target=join(cell["target"]) if cell.get("target") else None,
-        mask=join(cell["mask"]) if cell.get("mask") else None,
+        target=Path(start, target) if target else None,
+        mask=Path(start, mask) if mask else None,
         bits=int(bits) if bits else None,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config import guidance_dir
 from pipeline.errors import SetupError
 from pipeline.images import SampleImages, read_sample
-from pipeline.manifest import Sample
+from pipeline.manifest import Sample, Source
 from pipeline.objects import Place
 from pipeline.parallel import in_threads
 from pipeline.store import Record, SampleInstances, Store, open_store
@@ -186,7 +186,7 @@ class Pass:
 def _absolute(sample: Sample) -> Sample:
     return dataclasses.replace(
         sample,
-        sources=tuple(dataclasses.replace(one, path=one.path.absolute()) for one in sample.sources),
+        sources=tuple(Source(one.role, one.path.absolute()) for one in sample.sources),
         target=sample.target and sample.target.absolute(),
         mask=sample.mask and sample.mask.absolute(),
     )

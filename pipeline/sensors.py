@@ -35,6 +35,23 @@ GAINS: dict[Sensor, tuple[float, ...]] = {
 }
 """Sensor -> gain of each multispectral band at its Nyquist frequency, in the order of the bands."""
 
+EDGES: dict[Sensor, tuple[tuple[int, int], ...]] = {
+    "qb": ((450, 520), (520, 600), (630, 690), (760, 900)),
+    "ikonos": ((445, 516), (506, 595), (632, 698), (757, 853)),
+    "geoeye1": ((450, 510), (510, 580), (655, 690), (780, 920)),
+    "wv4": ((450, 510), (510, 580), (655, 690), (780, 920)),
+    "wv2": (
+        *((400, 450), (450, 510), (510, 580), (585, 625)),
+        *((630, 690), (705, 745), (770, 895), (860, 1040)),
+    ),
+    "wv3": (
+        *((400, 450), (450, 510), (510, 580), (585, 625)),
+        *((630, 690), (705, 745), (770, 895), (860, 1040)),
+    ),
+    "gf2": ((450, 520), (520, 590), (630, 690), (770, 890)),
+}
+"""Sensor -> nominal edges of its multispectral bands in nanometres, as the operators publish them."""
+
 SENSORS: tuple[Sensor, ...] = (*GAINS, "other")
 
 

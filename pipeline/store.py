@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -56,7 +57,7 @@ __all__ = [
     "prepare_store",
 ]
 
-_CHUNK_SAMPLES = 256  # samples per chunk of a small array
+_CHUNK_SAMPLES, _CHUNK_VALUES = 256, 2**14  # samples of a small array in a chunk: more while values are few
 _KEPT_BYTES = 2**25  # a small array below this is read once
 _CODECS = (ZstdCodec(level=LEVEL), Crc32cCodec())
 
@@ -73,8 +74,8 @@ class Store:
         self.config: dict[str, Any] = attributes["config"]
         self._arrays = {name: _array(group, name) for name in EVERY_KIND | LAYOUT[self.kind]}
         self._blocks: dict[str, tuple[int, np.ndarray]] = {}
-        for row in range(0, self._arrays["id"].shape[0], _CHUNK_SAMPLES):
-            for name in EVERY_KIND:
+        for name in EVERY_KIND:
+            for row in range(0, self._arrays[name].shape[0], self._arrays[name].chunks[0]):
                 self._check_file(name, row)
         self.ids: tuple[str, ...] = tuple(str(sample) for sample in self._read("id", slice(None)))
         self._index = {sample: row for row, sample in enumerate(self.ids)}
@@ -224,14 +225,14 @@ class Store:
     def _read_row(self, name: str, row: int) -> Any:
         """One sample's values of a small array: a short one is kept whole, of others the last chunk read."""
         array = self._arrays[name]
-        length = len(self.ids) if array.ndim == 1 or array.nbytes < _KEPT_BYTES else _CHUNK_SAMPLES
+        length = len(self.ids) if array.ndim == 1 or array.nbytes < _KEPT_BYTES else array.chunks[0]
         start = row // length * length
         kept = self._blocks.get(name)
         if kept is None or kept[0] != start:
-            for chunk in range(start, min(start + length, len(self.ids)), _CHUNK_SAMPLES):
-                self._check_file(name, chunk)
-            kept = (start, self._read(name, slice(start, start + length)))
-            self._blocks[name] = kept
+            for chunk in range(start, min(start + length, len(self.ids)), array.chunks[0]):
+                if self._done[chunk : chunk + array.chunks[0]].any():
+                    self._check_file(name, chunk)
+            kept = self._blocks[name] = (start, self._read(name, slice(start, start + length)))
         return kept[1][row - start]
 
     def _read(self, name: str, selection: Any) -> Any:
@@ -253,7 +254,7 @@ class Store:
         """zarr reads a missing file as zeros; a done sample must have one."""
         array = self._arrays[name]
         number = row // (array.shards or array.chunks)[0]
-        below = "/".join([name, "c", str(number), *("0" for _ in array.shape[1:])])
+        below = f"{name}/c/{number}" + "/0" * (array.ndim - 1)
         if not (self.path / below).is_file():
             raise damaged(self.path, f"{below} is missing")
 
@@ -380,7 +381,7 @@ def _zarr_store(path: Place, read_only: bool = False) -> Any:
 def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Mapping[str, int]) -> None:
     shape = tuple(size if isinstance(size, int) else sizes[size] for size in array.sizes)
     shards: tuple[int, ...] | None = None
-    chunks = (_CHUNK_SAMPLES, *shape)
+    chunks = (max(_CHUNK_SAMPLES, _CHUNK_VALUES // math.prod(shape)), *shape)
     if array.tile:
         tile = tuple(size if isinstance(size, int) else sizes[size] for size in array.tile)
         chunks, shards = (1, *tile), shard_shape(shape, tile, np.dtype(array.dtype))

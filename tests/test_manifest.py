@@ -1,5 +1,6 @@
 """Manifests: what is written is read back, folders are recognised, mistakes name the row and the remedy."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,3 +138,21 @@ def test_every_tasks_roles_stand_in_source_order() -> None:
     for pairs in TASKS.values():
         for roles in pairs:
             assert [ROLES.index(role) for role in roles] == sorted(ROLES.index(role) for role in roles)
+
+
+def test_a_source_is_its_role_and_path_however_it_was_given() -> None:
+    text, path = Source("visible", "a//b/1.png"), Source("visible", Path("a/b/1.png"))
+    assert text == path
+    assert hash(text) == hash(path)
+    assert text.path == Path("a/b/1.png")
+    assert pickle.loads(pickle.dumps(Source("visible", "a/b/1.png"))) == path
+    assert text != Source("infrared", path.path)
+    assert text != Source("visible", "a/b/2.png")
+
+
+def test_paths_of_a_manifest_lie_below_the_root_unless_they_are_absolute(tmp_path: Path) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text("sample,task,split,near,far,target\na,multi_focus,train,./x/1.png,/y/2.png,/z/3.png\n")
+    (sample,) = read_manifest(table, Path("root"))
+    assert [source.path for source in sample.sources] == [Path("root/x/1.png"), Path("/y/2.png")]
+    assert sample.target == Path("/z/3.png")

@@ -1,17 +1,25 @@
 """LPIPS on weights from a file: its formula on random weights, and what is said when there are none."""
 
+import shutil
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchmetrics
+from rich.console import Console
 from torch.nn.functional import conv2d, relu
 from torchvision.models import vgg16
 
+from model.folders import evaluate_folders
+from model.measure import Options
 from model.metrics import fusion_metrics
 from model.metrics.lpips import backbone_file, perceptual_distance
+from model.results import Evaluation
 from pipeline.errors import InputError
+from pipeline.images import luminance, quantise, write_image
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +89,37 @@ def test_missing_and_wrong_weights_are_said(tmp_path: Path, monkeypatch: pytest.
     other.write_bytes(b"no weights")
     with pytest.raises(InputError, match="no file of weights"):
         perceptual_distance(plane[None] + 1, plane[None], plane[None], weights=other)
+
+
+def test_an_evaluation_has_the_column_where_weights_are_at_hand(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    images = np.random.default_rng(2).random((3, 3, 20, 24), dtype=np.float32)
+    folders = [tmp_path / name for name in ("visible", "infrared", "fused")]
+    for folder, image in zip(folders, images, strict=True):
+        write_image(folder / "one.png", image)
+
+    def run(**chosen: Any) -> Evaluation:
+        options = Options(workers=0, **chosen)
+        console = Console(file=StringIO())
+        return evaluate_folders({"m": folders[2]}, folders[:2], None, None, console, options=options)
+
+    levels = [quantise(image, 8).astype(float) for image in images]
+    grey = [np.rint(quantise(luminance(image), 8))[None].astype(float) for image in (i / 255 for i in levels)]
+    values = run(lpips=str(backbone)).rows[0].values
+    assert values["LPIPS"] == pytest.approx(perceptual_distance(*grey, weights=backbone), rel=1e-3)
+    colour = run(lpips=str(backbone), profile="rwkvfusion", metrics=("rwkvfusion_LPIPS",)).rows[0].values
+    assert colour == {
+        "rwkvfusion_LPIPS": pytest.approx(perceptual_distance(*levels, weights=backbone), rel=1e-5)
+    }
+    without = run()
+    assert "LPIPS" not in without.rows[0].values
+    assert [w for w in without.warnings if "LPIPS is missing" in w and "--lpips" in w] == without.warnings
+    assert run(metrics=("MI",)).warnings == []
+    with pytest.raises(InputError, match="no VGG16 weights"):
+        run(metrics=("LPIPS",))
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    cached.parent.mkdir(parents=True)
+    shutil.copy(backbone, cached)
+    assert run(metrics=("LPIPS",)).rows[0].values["LPIPS"] == pytest.approx(values["LPIPS"], rel=1e-6)

@@ -364,3 +364,18 @@ def test_ctrl_c_is_answered_after_the_write(tmp_path: Path, monkeypatch: pytest.
     assert signal.getsignal(signal.SIGINT) is before
     assert plain(open_store(path).get("s1")) == plain(new)
     assert open_store(path).content("s1") == "new"
+
+
+def test_a_long_store_is_few_files_and_one_of_many_is_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"s{number:05d}" for number in range(20_000)]
+    few = create_store(tmp_path / "few.zarr", "captions", ids, {}, "mark")
+    assert len([path for path in few.path.rglob("*") if path.is_file()]) < 20
+    monkeypatch.setattr("pipeline.store._CHUNK_VALUES", 1)  # as stores were written before
+    many = create_store(tmp_path / "many.zarr", "captions", ids[:1000], {}, "mark")
+    many.write({name: Caption(name) for name in ids[300:320]})
+    monkeypatch.undo()
+    again = open_store(many.path)
+    assert again.get("s00300").text == "s00300"
+    assert again.contents().keys() == set(ids[300:320])

@@ -117,15 +117,10 @@ DIRECTIONS = {  # in the order in which tables show them
     "HQNR": Direction(low=-1, high=1),
     "D_lambda": Direction("lower", high=2),
     "QNR": Direction(low=-1, high=1),
-    "rwkvfusion_MI": Direction(unit="nat", high=11.1),
-    "rwkvfusion_VIF": Direction(),
-    "rwkvfusion_SF": Direction(decimals=2, high=255 * 2**0.5),
-    "rwkvfusion_Qabf": Direction(high=0.9876),
-    "rwkvfusion_Qcb": Direction(high=1),
-    "rwkvfusion_Qy": Direction(low=-1, high=1),
-    "rwkvfusion_Qcv": Direction("lower", decimals=1),
-    "rwkvfusion_LPIPS": Direction("lower"),
 }
+AUTHORS = ("MI", "VIF", "SF", "Qabf", "Qcb", "Qy", "Qcv", "LPIPS")
+DIRECTIONS |= {f"rwkvfusion_{name}": DIRECTIONS[name] for name in AUTHORS}
+DIRECTIONS["rwkvfusion_MI"] = Direction(unit="nat", high=11.1)
 
 
 @dataclass(frozen=True)
@@ -134,18 +129,27 @@ class Profile:
 
     `sources`: (first, second, fused), `slow` ones of these separately; `fused`: (fused); `target`: (target,
     fused). `channels` is what these take on 0..255, the target's excepted: luminance planes (H, W), or colour
-    images (3, H, W) whose channels they average. At full resolution see `model.metrics.full_resolution`.
+    images (3, H, W) whose channels they average. `perceptual`: the column of LPIPS, which needs weights. At
+    full resolution see `model.metrics.full_resolution`.
     """
 
     name: str
     channels: Literal["luminance", "rgb"]
+    perceptual: str
     sources: Mapping[str, Callable[..., Any]]
     fused: Mapping[str, Callable[..., Any]]
     slow: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     target: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
+    def lpips(self, first: Any, second: Any, fused: Any, *, weights: Path | str) -> Any:
+        """`perceptual_distance` of images as the profile takes them."""
+        images = (first, second, fused)
+        if self.channels == "luminance":
+            images = (first[..., None, :, :], second[..., None, :, :], fused[..., None, :, :])
+        return perceptual_distance(*images, weights=weights)
 
-TARGET_METRICS = {
+
+TARGET_METRICS: dict[str, Callable[..., Any]] = {
     "PSNR": psnr,
     "SSIM": ssim,
     "spectral_angle": spectral_angle,
@@ -155,9 +159,11 @@ TARGET_METRICS = {
 }
 PROFILES = {
     "reference": Profile(
-        "reference", "luminance", SOURCE_METRICS, FUSED_METRICS, SLOW_METRICS, TARGET_METRICS
+        "reference", "luminance", "LPIPS", SOURCE_METRICS, FUSED_METRICS, SLOW_METRICS, TARGET_METRICS
     ),
-    "rwkvfusion": Profile("rwkvfusion", "rgb", rwkvfusion.SOURCE_METRICS, rwkvfusion.FUSED_METRICS),
+    "rwkvfusion": Profile(
+        "rwkvfusion", "rgb", "rwkvfusion_LPIPS", rwkvfusion.SOURCE_METRICS, rwkvfusion.FUSED_METRICS
+    ),
 }
 
 
@@ -191,10 +197,7 @@ def fusion_metrics(
         against = {**chosen.sources, **(chosen.slow if slow else {})}
         values = {name: metric(*sources, fused) for name, metric in against.items()}
         if weights is not None:
-            colour = chosen.channels == "rgb"
-            images = [image if colour else image[..., None, :, :] for image in (*sources, fused)]
-            name = "rwkvfusion_LPIPS" if colour else "LPIPS"
-            values[name] = perceptual_distance(*images, weights=weights)
+            values[chosen.perceptual] = chosen.lpips(sources[0], sources[1], fused, weights=weights)
     return values | {name: metric(fused) for name, metric in chosen.fused.items()}
 
 
@@ -203,12 +206,17 @@ def target_metrics(target: Any, fused: Any) -> dict[str, Any]:
     return {"target_PSNR": psnr(target, fused), "target_SSIM": ssim(target, fused)}
 
 
-def sharpening_metrics(target: Any, fused: Any, ratio: float, levels: float = 2047.0) -> dict[str, Any]:
-    """PSNR, SSIM, spectral angle, ERGAS, SCC and Q2n against the target, both (band, H, W) on 0..1.
+def sharpening_metrics(
+    target: Any,
+    fused: Any,
+    ratio: float,
+    levels: float = 2047.0,
+    metrics: Mapping[str, Callable[..., Any]] = TARGET_METRICS,
+) -> dict[str, Any]:
+    """PSNR, SSIM, spectral angle, ERGAS, SCC and Q2n (or those of them given) against the target, both (band,
+    H, W) on 0..1.
 
     `levels`: the digital number of 1.0, 2^bits - 1; only Q2n, which rounds to digital numbers, depends on it.
     """
     parameters = {"ERGAS": {"ratio": ratio}, "Q2n": {"levels": levels}}
-    return {
-        name: metric(target, fused, **parameters.get(name, {})) for name, metric in TARGET_METRICS.items()
-    }
+    return {name: metric(target, fused, **parameters.get(name, {})) for name, metric in metrics.items()}

@@ -33,7 +33,8 @@ def backbone_file(weights: Path | str | None = None) -> Path:
     file = cached if weights in (None, HUB) else Path(str(weights))
     if not file.is_file():
         raise InputError(
-            f"LPIPS: no VGG16 weights at {file}: name a copy of torchvision's {FILE}, or 'hub' to download it"
+            f"LPIPS: no VGG16 weights at {file}: name a copy of torchvision's {FILE} with --lpips, "
+            f"or '{HUB}' to download it"
         )
     return file
 
