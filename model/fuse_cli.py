@@ -47,7 +47,8 @@ def fuse(
         str | None, typer.Option(help="Fusion task. (default: told by names or image facts)")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Task id of known weights, or a .safetensors file.")
+        str | None,
+        typer.Option(help="Name of shipped weights, or a .safetensors file. (default: by task and bands)"),
     ] = None,
     caption: Annotated[str | None, typer.Option(help="What the scene holds, in words, as guidance.")] = None,
     masks: Annotated[

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.config import run_dir
-from model.inference import Fuser, load_weights
+from model.inference import Fuser, load_weights, weights_for
 from model.jobs import Job, printable
 from model.large import fuse_pieces
 from model.sample import Prepared, Settings, fuse_prepared, prepare
 from pipeline.errors import InputError
-from pipeline.images import write_image
-from pipeline.manifest import IMAGE_SUFFIXES, file_of
+from pipeline.images import image_facts, write_image
+from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, Sample, file_of
 
 _MANY = 4  # samples or tiles from which on a bar shows how far the work is
 
@@ -137,7 +137,7 @@ class _Run:
                 elif prepared.images is None:
                     self._in_pieces(prepared)
                 else:
-                    pixels = fuse_prepared(prepared, self.fusers[job.sample.task], self.settings.colour)
+                    pixels = fuse_prepared(prepared, prepared.fuser, self.settings.colour)
                     result = prepared.result
                     self._finish(behind)
                     writing = self.writer.submit(
@@ -152,14 +152,26 @@ class _Run:
         if number >= len(self.jobs):
             return None
         job = self.jobs[number]
-        return self.reader.submit(prepare, job, self.fusers[job.sample.task], self.settings)
+        return self.reader.submit(self._prepare, job)
+
+    def _prepare(self, job: Job) -> Prepared | None:
+        return prepare(job, self._fuser(job.sample), self.settings)
+
+    def _fuser(self, sample: Sample) -> Fuser:
+        """The network for a sample: shipped ones are chosen by its bands too."""
+        own = self.fusers[sample.task]
+        if not own.shipped or self.settings.weights or sample.task not in SHARPENING_TASKS:
+            return own
+        name = weights_for(sample.task, image_facts(sample.sources[-1].path).bands)
+        if name not in self.fusers:
+            self.fusers[name] = _fuser(sample.task, replace(self.settings, weights=name))
+        return self.fusers[name]
 
     def _in_pieces(self, prepared: Prepared) -> None:
         tiles = self.bar.add_task(printable(prepared.job.sample.id), total=None)
-        fuser = self.fusers[prepared.job.sample.task]
         tiling = fuse_pieces(
             prepared,
-            fuser,
+            prepared.fuser,
             self.settings.colour,
             lambda done, of: self.bar.update(tiles, completed=done, total=of),
         )
@@ -191,4 +203,7 @@ class _Run:
 
 def _line(prepared: Prepared) -> str:
     sample, result = prepared.job.sample, prepared.result
-    return f"{printable(result.path)}: {sample.task} ({'+'.join(sample.roles)}), {prepared.note}{result.loss}"
+    name = prepared.fuser.path.stem
+    weights = f", weights {name}" if name.startswith(f"{sample.task}_") else ""
+    roles = "+".join(sample.roles)
+    return f"{printable(result.path)}: {sample.task} ({roles}), {prepared.note}{weights}{result.loss}"

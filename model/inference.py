@@ -58,6 +58,10 @@ class Fuser:
         return str(self.record["task"])
 
     @property
+    def shipped(self) -> bool:
+        return self.path.parent == SHIPPED
+
+    @property
     def sharpening(self) -> bool:
         return self.task in SHARPENING_TASKS
 
@@ -74,16 +78,17 @@ class Fuser:
 
 
 def find_weights(name: str | Path) -> Path:
-    """Path of weights by task id (shipped with the package, else trained on the demo) or by path.
+    """Path of weights by name (those shipped with the package, else a task's of the demo) or by path.
 
-    Raises InputError that names the nearest task, or how to get weights.
+    Raises InputError that names the nearest name, or how to get weights.
     """
     if Path(name).suffix == ".safetensors":
         if not Path(name).is_file():
             raise InputError(f"{name}: no such weights file; train some with `python -m model train`")
         return Path(name)
-    if name not in TASKS:
-        raise InputError(f"unknown weights '{name}'.{nearest(str(name), TASKS)} Or give a .safetensors file.")
+    known = dict.fromkeys([*TASKS, *_shipped()])
+    if name not in known:
+        raise InputError(f"unknown weights '{name}'.{nearest(str(name), known)} Or give a .safetensors file.")
     for path in (SHIPPED / f"{name}.safetensors", run_dir("demo", str(name)) / "weights.safetensors"):
         if path.is_file():
             return path
@@ -91,6 +96,20 @@ def find_weights(name: str | Path) -> Path:
         f"no weights for '{name}' yet; run `make demo`, or `python -m model train --task {name}` "
         "on your own data and pass the file with --weights"
     )
+
+
+def _shipped() -> list[str]:
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def weights_for(task: str, bands: int) -> str:
+    """The name of a task's weights for sources of so many bands: `pansharpening_8` has eight of them.
+
+    The shipped ones of the most bands that are not too many; the task's own where there are none.
+    """
+    suffixes = [name.removeprefix(f"{task}_") for name in _shipped() if name.startswith(f"{task}_")]
+    fitting = [int(suffix) for suffix in suffixes if suffix.isdigit() and int(suffix) <= bands]
+    return f"{task}_{max(fitting)}" if fitting else task
 
 
 def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> Fuser:

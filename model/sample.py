@@ -72,12 +72,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sample ready to be fused; ``images`` is None where it is to be read in pieces.
+    """A sample ready to be fused by ``fuser``; ``images`` is None where it is to be read in pieces.
 
     ``memory``: bytes for the network beside the images.
     """
 
     job: Job
+    fuser: Fuser
     facts: tuple[ImageFacts, ...]
     images: tuple[Image, ...] | None
     result: Result
@@ -113,7 +114,7 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | None:
     images = None
     if whole:
         images = tuple(read_image(source.path, sample.bits) for source in sample.sources)
-    return Prepared(job, facts, images, result, text, masks, note, memory)
+    return Prepared(job, fuser, facts, images, result, text, masks, note, memory)
 
 
 def fuse_prepared(prepared: Prepared, fuser: Fuser, colour: Colour) -> FloatArray:

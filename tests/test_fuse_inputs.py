@@ -269,6 +269,26 @@ def test_colour_models_and_integers_of_every_kind() -> None:
     assert "do not fit 32 bits" in said
 
 
+@pytest.mark.parametrize("bands", [4, 7, 8, 10])
+def test_shipped_weights_are_chosen_by_bands(bands: int) -> None:
+    eight: dict[str, object] = {"in_channels": (1, 8), "out_channels": 8}
+    make_weights(Path("shipped/pansharpening.safetensors"), "pansharpening")
+    make_weights(Path("shipped/pansharpening_8.safetensors"), "pansharpening", changed=eight)
+    name = "pansharpening_8" if bands >= 8 else "pansharpening"
+    write_image(Path("pan.tif"), scene(0, 1, 32, 32), 16)
+    write_image(Path("ms.tif"), scene(1, bands, 8, 8), 16)
+    code, said = fuse("pan.tif", "ms.tif", "-o", "out.tif", "--task", "pansharpening")
+    assert code == 0, said
+    assert ("weights pansharpening_8" in said) == (bands >= 8)
+    expected = np.rint(fuse_images(["pan.tif", "ms.tif"], name).astype(np.float64) * 65535)
+    np.testing.assert_array_equal(tifffile.imread("out.tif").transpose(2, 0, 1), expected)
+    code, said = fuse(
+        "pan.tif", "ms.tif", "-o", "b.tif", "--weights", "pansharpening", "--task", "pansharpening"
+    )
+    assert code == 0, said
+    assert "pansharpening_8" not in said
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int32"])
 def test_values_that_do_not_fill_their_type(dtype: str) -> None:
     """Twelve bits in a deeper type: fused as twelve, written in the same numbers, and said so."""
