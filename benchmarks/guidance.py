@@ -1,13 +1,20 @@
 """Speed and memory of the guidance pipeline around its models; the last line printed is one JSON object.
 
-    python benchmarks/guidance.py [--samples 2000] [--few 200] [--workers N] [--quick]
+    python benchmarks/guidance.py [--samples 2000] [--few 200] [--full-size 2] [--workers N] [--quick]
 
 ``fake_samples_per_s``: samples per second of wall time through all five stages when every model answers at
 once: what decoding, hashing, hand-over and stores cost. ``fake_rss_ratio_2000_vs_200``: peak resident memory
 with ``--samples`` over that with ``--few``, each in a process of its own. The images are 640x480, one colour
 and one grey PNG per sample, clouds with detail at every scale. ``loop_samples_per_s``: the same fakes in the
-loop that one writes first, one sample at a time, a compressed .npz each. ``--quick`` takes a tenth of the
-samples.
+loop that one writes first, one sample at a time, a compressed .npz each.
+
+``full_size_model_share``: share of the wall time that the pipeline spends inside models of full size
+(Florence-2 base, T5 small, Grounding DINO Swin-T, SAM ViT-B) with random parameters, which are made in
+``--checkpoints`` (1.7 GB; a temporary folder by default) and loaded before; and the images per second of each
+stage, beside those of the loop over single images that one writes from the libraries' examples. On a GPU if
+there is one.
+
+``--quick`` takes a tenth of the samples and no models; ``--full-size 0`` no models either.
 """
 
 import argparse
@@ -160,6 +167,36 @@ def one_by_one() -> dict[str, object]:
     return {"seconds": time.perf_counter() - started, "cpu": used, "peak": peak_bytes()}
 
 
+def full_size(folder: Path, checkpoints: Path, number: int) -> dict[str, object]:
+    """What `full_size.py` measures, each in a process of its own."""
+    os.environ["RWKVFUSION_WEIGHTS"] = str(checkpoints)
+    from full_size import make_checkpoints
+
+    make_checkpoints(checkpoints)
+    pipeline, loop = (
+        in_own_process(folder, f"full_size_{what}", number, None) for what in ("staged", "loop")
+    )
+    return {
+        "full_size_samples": number,
+        "full_size_model_share": round(pipeline["share"], 3),
+        "full_size_images_per_s": pipeline["images_per_s"],
+        "full_size_loop_images_per_s": loop["images_per_s"],
+    }
+
+
+def measure(what: str, workers: int | None) -> dict[str, object]:
+    """One measurement, in the folder that holds the data set."""
+    if what == "staged":
+        return staged(workers)
+    if what == "one_by_one":
+        return one_by_one()
+    import full_size as models
+
+    used = time.process_time()
+    measured = (models.staged if what == "full_size_staged" else models.one_by_one)(configuration(), "many")
+    return {**measured, "cpu": time.process_time() - used, "peak": peak_bytes()}
+
+
 def in_own_process(folder: Path, what: str, number: int, workers: int | None) -> dict:
     take(folder, number)
     for made in ("guidance", "loop"):
@@ -173,7 +210,7 @@ def in_own_process(folder: Path, what: str, number: int, workers: int | None) ->
     result = json.loads(output.stdout.splitlines()[-1])
     rate = f"{number / result['seconds']:.1f} samples/s, {1000 * result['cpu'] / number:.0f} ms CPU each"
     rate += f", peak {result['peak'] / 2**20:.0f} MiB"
-    print(f"{what}, {number} samples: {rate} {result.get('stages', '')}", flush=True)
+    print(f"{what}, {number} samples: {rate} {result.get('stages', result.get('inside', ''))}", flush=True)
     return result
 
 
@@ -182,11 +219,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--few", type=int, default=200)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--full-size", type=int, default=2, metavar="SAMPLES")
+    parser.add_argument("--checkpoints", type=Path, help="keeps full-size checkpoints for the next time")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--child", choices=["staged", "one_by_one"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(staged(options.workers) if options.child == "staged" else one_by_one()))
+        print(json.dumps(measure(options.child, options.workers)))
         return
     many, few = (
         (options.samples // 10, options.few // 10) if options.quick else (options.samples, options.few)
@@ -197,6 +236,9 @@ def main() -> None:
         small = in_own_process(folder, "staged", few, options.workers)
         large = in_own_process(folder, "staged", many, options.workers)
         loop = in_own_process(folder, "one_by_one", few, None)
+        checkpoints = (options.checkpoints or folder / "checkpoints").resolve()
+        models = options.full_size and not options.quick
+        shares = full_size(folder, checkpoints, options.full_size) if models else {}
     results = {
         "samples": many,
         "few": few,
@@ -206,6 +248,7 @@ def main() -> None:
         "fake_cpu_ms_per_sample": round(1000 * large["cpu"] / many, 1),
         "fake_peak_mib": round(large["peak"] / 2**20),
         "loop_samples_per_s": round(few / loop["seconds"], 1),
+        **shares,
     }
     print(json.dumps(results))
 

@@ -63,18 +63,6 @@ def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
     )
 
 
-def run(
-    config: PipelineConfig,
-    dataset: str,
-    *,
-    batch: int = runner.BATCH,
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> runner.Summary:
-    """Bring ``boxes.zarr`` up to date. Raises InputError (see `runner.run`)."""
-    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)
-
-
 def _finder(
     config: PipelineConfig, data: DatasetConfig, dataset: str
 ) -> tuple[Callable[[Sequence[SampleImages]], list[tuple[Instances, ...]]], str]:
@@ -91,8 +79,8 @@ def _finder(
     detector = backend(config.boxes)
     prompt = data.prompt if data.masks == "prompt" else ()
     if not prompt and config.boxes.checkpoints:  # a Grounding DINO has to be told what to look for
-        from pipeline.florence2_captions import Florence2Words
+        from pipeline.florence2_words import Florence2Words
         from pipeline.grounding import AutomaticPrompt
 
-        detector = AutomaticPrompt(detector, Florence2Words(config.boxes.words))
+        detector = AutomaticPrompt(detector, Florence2Words(config.boxes.words, config.boxes.words_are))
     return lambda images: detector(images, prompt), detector.identity

@@ -52,15 +52,3 @@ def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
         config=dataclasses.asdict(config.captions) | {"identity": captioner.identity},
         compute=compute,
     )
-
-
-def run(
-    config: PipelineConfig,
-    dataset: str,
-    *,
-    batch: int = runner.BATCH,
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> runner.Summary:
-    """Bring ``captions.zarr`` up to date. Raises InputError (see `runner.run`)."""
-    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

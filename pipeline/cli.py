@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,8 @@ from pipeline import exchange_cli
 from pipeline.errors import InputError, exit_on_error
 
 if TYPE_CHECKING:
-    from pipeline.runner import Summary
+    from pipeline.config import PipelineConfig
+    from pipeline.runner import Stage, Summary
 
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
 weights_app = typer.Typer(help="Checkpoints of the foundation models.", no_args_is_help=True)
@@ -127,10 +128,9 @@ def captions(
     """Write one caption per sample."""
     with exit_on_error():
         _use(device, weights)
-        from pipeline.captions import run as run_captions
-        from pipeline.config import load_pipeline
+        from pipeline.captions import stage
 
-        _finish([run_captions(load_pipeline(), dataset, scheduler=scheduler)])
+        _run(stage, dataset, scheduler)
 
 
 @app.command()
@@ -143,10 +143,9 @@ def texts(
     """Encode the captions as text features."""
     with exit_on_error():
         _use(device, weights)
-        from pipeline.config import load_pipeline
-        from pipeline.texts import run as run_texts
+        from pipeline.texts import stage
 
-        _finish([run_texts(load_pipeline(), dataset, scheduler=scheduler)])
+        _run(stage, dataset, scheduler)
 
 
 @app.command()
@@ -159,10 +158,9 @@ def boxes(
     """Detect objects in every source."""
     with exit_on_error():
         _use(device, weights)
-        from pipeline.boxes import run as run_boxes
-        from pipeline.config import load_pipeline
+        from pipeline.boxes import stage
 
-        _finish([run_boxes(load_pipeline(), dataset, scheduler=scheduler)])
+        _run(stage, dataset, scheduler)
 
 
 @app.command()
@@ -175,20 +173,18 @@ def masks(
     """Segment the detected objects in every source."""
     with exit_on_error():
         _use(device, weights)
-        from pipeline.config import load_pipeline
-        from pipeline.masks import run as run_masks
+        from pipeline.masks import stage
 
-        _finish([run_masks(load_pipeline(), dataset, scheduler=scheduler)])
+        _run(stage, dataset, scheduler)
 
 
 @app.command()
 def merge(dataset: DatasetOption, scheduler: SchedulerOption = None) -> None:
     """Unite the sources' masks into at most 20 channels."""
     with exit_on_error():
-        from pipeline.config import load_pipeline
-        from pipeline.merge import run as run_merge
+        from pipeline.merge import stage
 
-        _finish([run_merge(load_pipeline(), dataset, scheduler=scheduler)])
+        _run(stage, dataset, scheduler)
 
 
 @app.command()
@@ -326,6 +322,14 @@ def _checkpoints(names: list[str] | None) -> list[str]:
     if not chosen:
         raise InputError("params.yaml asks for no foundation model; name a checkpoint of `weights list`")
     return chosen
+
+
+def _run(stage: Callable[[PipelineConfig, str], Stage], dataset: str, scheduler: str | None) -> None:
+    """Bring the store of one stage up to date."""
+    from pipeline.config import load_pipeline
+    from pipeline.runner import run
+
+    _finish([run(stage(load_pipeline(), dataset), scheduler=scheduler)])
 
 
 def _finish(summaries: Sequence[Summary]) -> None:

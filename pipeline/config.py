@@ -85,7 +85,8 @@ class BoxesConfig:
     """``threshold``: detector score below which a box is dropped; ``max_boxes`` per source, best first.
 
     For the two Grounding DINOs: ``text_threshold``, the score that a word of the prompt needs to name a box;
-    and, for a data set with ``masks: auto``, the checkpoint ``words`` that says which objects to look for.
+    and, for a data set with ``masks: auto``, the checkpoint ``words`` that says what to look for: the
+    ``objects`` that it detects, or the ``phrases`` of its own description that it finds in the picture.
     """
 
     backend: Literal["classical", "groundingdino", "transformers"] = "classical"
@@ -93,6 +94,7 @@ class BoxesConfig:
     text_threshold: float = Field(default=0.25, ge=0, le=1)
     max_boxes: int = Field(default=32, ge=1, le=64)
     words: Florence = "florence2-base"
+    words_are: Literal["objects", "phrases"] = "objects"
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from pipeline.images import SampleImages
 from pipeline.labels import canonical_label
 from pipeline.model_input import as_rgb8
 from pipeline.records import Instances
+from pipeline.weights import checkpoint_identity
 
 LONGEST = 256
 """Tokens of a prompt that Grounding DINO reads."""
@@ -89,26 +91,33 @@ def nothing_found() -> Instances:
     return Instances(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), ())
 
 
-Detect = Callable[[Sequence[np.ndarray], Sequence[str]], Iterator[Instances]]
-"""Pictures uint8 (H, W, 3) of equal size and the words to look for -> objects of each."""
+@dataclass(frozen=True)
+class GroundingDino(ABC):
+    """Boxes of the words of a prompt. Implements the Detector protocol."""
 
+    config: BoxesConfig
+    checkpoint: ClassVar[str]
 
-def detect_all(
-    samples: Sequence[SampleImages], words: Sequence[str], detect: Detect
-) -> list[tuple[Instances, ...]]:
-    """Objects of every source of samples of equal size, `AT_ONCE` images per call of ``detect``.
+    @property
+    def identity(self) -> str:
+        """Repositories, revisions and checksum."""
+        return checkpoint_identity(self.checkpoint)
 
-    Without words there are none.
-    """
-    if not words:
-        return [tuple(nothing_found() for _ in sample.images) for sample in samples]
-    pictures = [as_rgb8(image) for sample in samples for image in sample.images]
-    found = (
-        instances
-        for start in range(0, len(pictures), AT_ONCE)
-        for instances in detect(pictures[start : start + AT_ONCE], words)
-    )
-    return [tuple(next(found) for _ in sample.images) for sample in samples]
+    def __call__(self, samples: Sequence[SampleImages], prompt: Sequence[str]) -> list[tuple[Instances, ...]]:
+        """Objects per sample and source, best first; none without words to look for."""
+        if not prompt:
+            return [tuple(nothing_found() for _ in sample.images) for sample in samples]
+        pictures = [as_rgb8(image) for sample in samples for image in sample.images]
+        found = (
+            instances
+            for start in range(0, len(pictures), AT_ONCE)
+            for instances in self.detect(pictures[start : start + AT_ONCE], prompt)
+        )
+        return [tuple(next(found) for _ in sample.images) for sample in samples]
+
+    @abstractmethod
+    def detect(self, pictures: Sequence[np.ndarray], words: Sequence[str]) -> Iterator[Instances]:
+        """Objects in each of a few pictures, uint8 (H, W, 3) of equal size."""
 
 
 class _Prompted(Protocol):

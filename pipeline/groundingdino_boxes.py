@@ -6,7 +6,6 @@ import ast
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +15,9 @@ import torch
 from PIL import Image as PillowImage
 from torch import nn
 
-from pipeline.config import BoxesConfig
-from pipeline.grounding import as_caption, detect_all, phrase_of_tokens, to_instances
-from pipeline.images import SampleImages
+from pipeline.grounding import GroundingDino, as_caption, phrase_of_tokens, to_instances
 from pipeline.records import Instances
 from pipeline.resident import chosen_device, inference, resident
-from pipeline.weights import checkpoint_identity
 
 CHECKPOINT = "groundingdino-swint"
 WEIGHTS = "groundingdino_swint_ogc.pth"
@@ -122,22 +118,12 @@ def architecture(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(**values)
 
 
-@dataclass(frozen=True)
-class GroundingDinoDetector:
-    """Boxes of the words of a prompt. Implements the Detector protocol."""
+class GroundingDinoDetector(GroundingDino):
+    """The one of groundingdino-py."""
 
-    config: BoxesConfig
+    checkpoint = CHECKPOINT
 
-    @property
-    def identity(self) -> str:
-        """Repositories, revisions and checksum."""
-        return checkpoint_identity(CHECKPOINT)
-
-    def __call__(self, samples: Sequence[SampleImages], prompt: Sequence[str]) -> list[tuple[Instances, ...]]:
-        """Objects per sample and source, best first."""
-        return detect_all(samples, prompt, self._detect)
-
-    def _detect(self, pictures: Sequence[np.ndarray], words: Sequence[str]) -> Iterator[Instances]:
+    def detect(self, pictures: Sequence[np.ndarray], words: Sequence[str]) -> Iterator[Instances]:
         model, device = resident(_load, CHECKPOINT), chosen_device()
         caption = as_caption(words)
         tokenizer: Any = model.tokenizer

@@ -13,11 +13,14 @@ from pipeline import boxes, captions, masks, merge, runner, texts
 from pipeline.config import PipelineConfig, guidance_dir
 from pipeline.store import open_store
 
-ORDER = (captions, texts, boxes, masks, merge)
-"""Stages, which share one read of the images, in the order of dvc.yaml."""
-
-STAGES = {stage.__name__.rpartition(".")[2]: stage.run for stage in ORDER}
-"""Stage name -> run(config, dataset, batch=, workers=, scheduler=) -> Summary."""
+STAGES = {
+    "captions": captions.stage,
+    "texts": texts.stage,
+    "boxes": boxes.stage,
+    "masks": masks.stage,
+    "merge": merge.stage,
+}
+"""Stage name -> stage(config, dataset), in the order of dvc.yaml; they share one read of the images."""
 
 
 def run_guidance(
@@ -34,7 +37,7 @@ def run_guidance(
     Raises InputError (see `runner.run_together`).
     """
     started = time.perf_counter()
-    stages = [stage.stage(config, dataset) for stage in ORDER]
+    stages = [stage(config, dataset) for stage in STAGES.values()]
     summaries = runner.run_together(stages, batch=batch, workers=workers, scheduler=scheduler)
     if any(summary.computed or summary.failed for summary in summaries):
         _print_table(config, dataset, summaries, time.perf_counter() - started)

@@ -11,19 +11,19 @@ _SYNONYMS = {
     "lamp": "streetlight streetlamp light lamppost",
 }
 _CANONICAL = {word: label for label, words in _SYNONYMS.items() for word in words.split()}
-_ARTICLES = ("a", "an", "the")
+_DETERMINERS = {"a", "an", "the", "some", "several", "many", "two", "three", "four", "five", "six"}
 _NOT_PLURAL = ("ss", "us", "is", "lens", "gas", "canvas")
 
 
 def canonical_label(label: str) -> str:
-    """Lower case, singular, without article or punctuation; one word for synonyms (people -> person)."""
+    """Lower case, singular, no article, number or punctuation; one word for synonyms (people -> person)."""
     shorter = _step(label)
     return shorter if shorter == label else canonical_label(shorter)
 
 
 def _step(label: str) -> str:
     words = label.lower().replace("_", " ").strip(" .,;:!?'\"").split()
-    if len(words) > 1 and words[0] in _ARTICLES:
+    if len(words) > 1 and words[0] in _DETERMINERS:
         words = words[1:]
     if not words:
         return "object"

@@ -59,18 +59,6 @@ def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
     )
 
 
-def run(
-    config: PipelineConfig,
-    dataset: str,
-    *,
-    batch: int = runner.BATCH,
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> runner.Summary:
-    """Bring ``masks.zarr`` up to date from ``boxes.zarr``. Raises InputError (see `runner.run`)."""
-    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)
-
-
 def _segmenter(
     config: PipelineConfig, data: DatasetConfig
 ) -> tuple[Callable[[Sequence[SampleImages], Sequence[tuple[Instances, ...]]], Found], str]:

@@ -30,15 +30,3 @@ def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
         before="masks",
         images=False,
     )
-
-
-def run(
-    config: PipelineConfig,
-    dataset: str,
-    *,
-    batch: int = runner.BATCH,
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> runner.Summary:
-    """Bring ``merged.zarr`` up to date from ``masks.zarr``. Raises InputError (see `runner.run`)."""
-    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

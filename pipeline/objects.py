@@ -11,11 +11,15 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 from pipeline.errors import InputError
+
+PATIENCE = timedelta(seconds=20)
+"""How long a request is tried again: less than a lock lasts of whose holder nothing is heard (leases.py)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -184,7 +188,7 @@ def _connected(url: str) -> Any:
     from obstore.store import from_url
 
     try:
-        return from_url(url)
+        return from_url(url, retry_config={"retry_timeout": PATIENCE})
     except Exception as error:
         from obstore.exceptions import BaseError
 
@@ -206,7 +210,7 @@ def reachable(path: object) -> Iterator[None]:
     except NotFoundError as error:
         raise FileNotFoundError(f"{path}: no such object") from error
     except BaseError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).partition("Debug source:")[0].split())
         raise InputError(
             f"{path}: the storage refused or does not answer ({reason}); check its URL and credentials and "
             "run again: what is finished is kept"

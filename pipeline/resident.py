@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -69,6 +70,23 @@ def resident(load: Callable[[Path], T], checkpoint: str) -> T:
             network.to(device).eval().requires_grad_(False)
             _loaded[key] = made
         return _loaded[key]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network of transformers, and its tokenizer or processor."""
+
+    model: Any
+    processor: Any
+
+
+def from_pretrained(folder: Path, model: Any, processor: Any) -> Pretrained:
+    """What two classes of transformers make of a checkpoint's folder, in float32 and without network."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    network = model.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    return Pretrained(network, processor.from_pretrained(folder, local_files_only=True))
 
 
 @contextmanager

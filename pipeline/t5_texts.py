@@ -5,33 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.config import TEXT_WIDTH, TextsConfig
-from pipeline.resident import chosen_device, inference, resident
+from pipeline.resident import Pretrained, chosen_device, from_pretrained, inference, resident
 from pipeline.weights import checkpoint_identity
 
 CHECKPOINT = "t5-small"
 
 
-@dataclass(frozen=True)
-class _T5:
-    model: torch.nn.Module
-    tokenizer: Any
-
-
-def _load(folder: Path) -> _T5:
+def _load(folder: Path) -> Pretrained:
     from transformers import AutoTokenizer, T5EncoderModel
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = T5EncoderModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    if model.config.d_model != TEXT_WIDTH:
-        raise ValueError(f"features are {model.config.d_model} wide, not {TEXT_WIDTH}")
-    return _T5(model.float(), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    t5 = from_pretrained(folder, T5EncoderModel, AutoTokenizer)
+    if t5.model.config.d_model != TEXT_WIDTH:
+        raise ValueError(f"features are {t5.model.config.d_model} wide, not {TEXT_WIDTH}")
+    return t5
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class T5TextEncoder:
     def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
         """One float32 (tokens, 512) array per caption; at most ``max_tokens``, padding masked and cut off."""
         t5, device = resident(_load, CHECKPOINT), chosen_device()
-        tokens = t5.tokenizer(
+        tokens = t5.processor(
             list(captions),
             padding=True,
             truncation=True,

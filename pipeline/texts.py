@@ -54,15 +54,3 @@ def stage(config: PipelineConfig, dataset: str) -> runner.Stage:
         images=False,
         sizes={"T": longest, "D": TEXT_WIDTH},
     )
-
-
-def run(
-    config: PipelineConfig,
-    dataset: str,
-    *,
-    batch: int = runner.BATCH,
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> runner.Summary:
-    """Bring ``texts.zarr`` up to date from ``captions.zarr``. Raises InputError (see `runner.run`)."""
-    return runner.run(stage(config, dataset), batch=batch, workers=workers, scheduler=scheduler)

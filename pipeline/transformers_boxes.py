@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline.config import BoxesConfig
-from pipeline.grounding import as_caption, detect_all, phrase_of_tokens, to_instances
-from pipeline.images import SampleImages
+from pipeline.grounding import GroundingDino, as_caption, phrase_of_tokens, to_instances
 from pipeline.records import Instances
-from pipeline.resident import chosen_device, inference, resident
-from pipeline.weights import checkpoint_identity
+from pipeline.resident import Pretrained, chosen_device, from_pretrained, inference, resident
 
 CHECKPOINT = "groundingdino-tiny"
 
 
-@dataclass(frozen=True)
-class _GroundingDino:
-    model: torch.nn.Module
-    processor: Any
-
-
-def _load(folder: Path) -> _GroundingDino:
+def _load(folder: Path) -> Pretrained:
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = GroundingDinoForObjectDetection.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
-    return _GroundingDino(model, GroundingDinoProcessor.from_pretrained(folder, local_files_only=True))
+    return from_pretrained(folder, GroundingDinoForObjectDetection, GroundingDinoProcessor)
 
 
-@dataclass(frozen=True)
-class TransformersDetector:
-    """Boxes of the words of a prompt. Implements the Detector protocol."""
+class TransformersDetector(GroundingDino):
+    """The one of transformers."""
 
-    config: BoxesConfig
+    checkpoint = CHECKPOINT
 
-    @property
-    def identity(self) -> str:
-        """Repository, revision and checksum."""
-        return checkpoint_identity(CHECKPOINT)
-
-    def __call__(self, samples: Sequence[SampleImages], prompt: Sequence[str]) -> list[tuple[Instances, ...]]:
-        """Objects per sample and source, best first."""
-        return detect_all(samples, prompt, self._detect)
-
-    def _detect(self, pictures: Sequence[np.ndarray], words: Sequence[str]) -> Iterator[Instances]:
+    def detect(self, pictures: Sequence[np.ndarray], words: Sequence[str]) -> Iterator[Instances]:
         dino, device = resident(_load, CHECKPOINT), chosen_device()
         tokenizer = dino.processor.tokenizer
         caption = as_caption(words)

@@ -10,7 +10,7 @@ import yaml
 from conftest import Workspace
 from typer.testing import CliRunner
 
-from pipeline import florence2_captions, groundingdino_boxes
+from pipeline import florence2_words, groundingdino_boxes
 from pipeline.cli import app
 from pipeline.store import Caption, MergedMasks, SampleInstances, Text, open_store
 
@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("RWKVFUSION_WEIGHTS", "RWKVFUSION_DEVICE"):
         monkeypatch.setenv(variable, "")  # the command line sets them; undone after the test
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(florence2_captions, "OBJECT_TOKENS", 20)
+    monkeypatch.setattr(florence2_words, "OBJECT_TOKENS", 20)
     monkeypatch.setattr(groundingdino_boxes, "SHORT_SIDE", 64)
     fake_backends.make_dataset(tmp_path, [(48, 64), (48, 64)])
     write_params()
@@ -88,6 +88,11 @@ def test_guidance_from_foundation_models(project: Path, tiny_checkpoints: Path) 
     assert "all samples are computed again" in output
     assert "IDEA-Research/grounding-dino-tiny@a2bb814dd30d sha256:" in identity("boxes")
     assert "<OD> of florence-community/Florence-2-base@00921df66db7 sha256:" in identity("boxes")
+    write_params(masks="auto", boxes={"backend": "transformers", "words_are": "phrases"})
+    code, output = run("boxes", *options)
+    assert code == 0, output
+    assert "words_are changed from objects to phrases" in output
+    assert "<CAPTION_TO_PHRASE_GROUNDING> of <DETAILED_CAPTION> of florence-" in identity("boxes")
 
     # A sample that cannot be read costs only itself.
     (project / "images/visible/s001.png").write_bytes(b"no picture")

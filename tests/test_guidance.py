@@ -13,7 +13,7 @@ import fake_backends
 import numpy as np
 import pytest
 
-from pipeline import boxes, captions, masks, texts
+from pipeline import boxes, captions, masks, runner, texts
 from pipeline.config import PipelineConfig
 from pipeline.errors import InputError
 from pipeline.guidance import STAGES, run_guidance
@@ -77,8 +77,8 @@ def test_a_largest_sample_that_fails_leaves_no_trace_until_it_is_mended(tmp_path
     together = contents(tmp_path)
     assert open_store(Path("guidance/mini/merged.zarr")).sizes == {"H": 24, "W": 40}
     shutil.rmtree("guidance")
-    for run in STAGES.values():
-        run(fake_backends.config(), "mini")
+    for stage in STAGES.values():
+        runner.run(stage(fake_backends.config(), "mini"))
     assert contents(tmp_path) == together
     bad.write_bytes(good)
     assert [(s.computed, s.failed) for s in run_guidance(fake_backends.config(), "mini")] == [(1, 0)] * 5
@@ -160,10 +160,11 @@ def test_label_maps_of_people_are_taken_as_they_are(
 def test_label_maps_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_backends.make_dataset(tmp_path, [(24, 32)], label_maps=True)
     fake_backends.use_fakes()
-    assert boxes.run(fake_backends.config(masks="provided", prompt=("person",)), "mini").failed == 1
+    one_class = fake_backends.config(masks="provided", prompt=("person",))
+    assert runner.run(boxes.stage(one_class, "mini")).failed == 1
     assert "images/mask/s000.png: holds value 2" in capsys.readouterr().err
     fake_backends.make_dataset(tmp_path, [(24, 32)])
-    assert boxes.run(fake_backends.config(masks="provided"), "mini").failed == 1
+    assert runner.run(boxes.stage(fake_backends.config(masks="provided"), "mini")).failed == 1
     assert "the manifest names no mask" in capsys.readouterr().err
 
 
@@ -190,7 +191,7 @@ def test_backends_without_their_checkpoint_say_what_to_run(
 def test_a_prompt_without_words_is_refused(tmp_path: Path) -> None:
     fake_backends.make_dataset(tmp_path, [(24, 32)])
     with pytest.raises(InputError, match=r"datasets\.mini says masks: prompt but has no prompt"):
-        boxes.run(fake_backends.config(masks="prompt"), "mini")
+        runner.run(boxes.stage(fake_backends.config(masks="prompt"), "mini"))
 
 
 def start(folder: Path, seconds: float = 0.02) -> subprocess.Popen[str]:

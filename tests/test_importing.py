@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from pipeline import boxes, captions, masks, texts
+from pipeline import boxes, captions, masks, runner, texts
 from pipeline.cli import app
 from pipeline.coco import export_coco
 from pipeline.coco_import import import_coco
@@ -90,19 +90,19 @@ def test_samples_without_a_caption_fail_alone_and_say_what_to_do(
 ) -> None:
     done = import_captions(project, "mini", write_captions([("s000", "a"), ("s002", " "), ("zzz", "b")]))
     assert (done.done, done.missing, done.unused) == (1, ("s001", "s002"), 1)
-    summary = captions.run(project, "mini")
+    summary = runner.run(captions.stage(project, "mini"))
     assert (summary.current, summary.failed) == (1, 2)
     printed = capsys.readouterr()
     assert "imported from captions.csv, kept as it is" in printed.out
     assert "'s001': is not among what was imported from captions.csv" in printed.err
-    assert texts.run(project, "mini").computed == 1
+    assert runner.run(texts.stage(project, "mini")).computed == 1
 
 
 def test_a_sample_whose_files_changed_is_not_taken_for_the_imported_one(project: PipelineConfig) -> None:
     import_captions(project, "mini", write_captions([(f"s00{n}", "x") for n in range(3)]))
     image = Path("images/infrared/s001.png")
     PillowImage.open(image).point(lambda value: 255 - value).save(image)
-    summary = captions.run(project, "mini")
+    summary = runner.run(captions.stage(project, "mini"))
     assert (summary.current, summary.failed) == (2, 1)
 
 
@@ -111,7 +111,7 @@ def test_deleting_the_store_computes_it_again(project: PipelineConfig) -> None:
 
     import_captions(project, "mini", write_captions([(f"s00{n}", "x") for n in range(3)]))
     shutil.rmtree(FOLDER / "captions.zarr")
-    assert captions.run(project, "mini").computed == 3
+    assert runner.run(captions.stage(project, "mini")).computed == 3
     assert caption("s000").startswith("Scène s000")
 
 
@@ -127,7 +127,7 @@ def test_deleting_the_store_computes_it_again(project: PipelineConfig) -> None:
 def test_other_tables_are_refused_and_change_nothing(
     project: PipelineConfig, rows: list[tuple[str, str]], header: tuple[str, str], message: str
 ) -> None:
-    captions.run(project, "mini")
+    runner.run(captions.stage(project, "mini"))
     before = caption("s000")
     with pytest.raises(InputError, match=message):
         import_captions(project, "mini", write_captions(rows, header))
@@ -179,12 +179,12 @@ def test_features_of_several_files_are_one_store_and_long_ones_are_cut(project: 
 def test_other_features_are_refused_and_change_nothing(
     project: PipelineConfig, tensors: dict[str, np.ndarray], message: str
 ) -> None:
-    captions.run(project, "mini")
-    texts.run(project, "mini")
+    runner.run(captions.stage(project, "mini"))
+    runner.run(texts.stage(project, "mini"))
     save_file(tensors, "t.safetensors")
     with pytest.raises(InputError, match=message):
         import_texts(project, "mini", Path("t.safetensors"), "t5-small")
-    assert texts.run(project, "mini").current == 3
+    assert runner.run(texts.stage(project, "mini")).current == 3
     assert not list(FOLDER.glob("*.import*"))
 
 

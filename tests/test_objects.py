@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -11,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from test_store import SIZES, make, plain, record
 
 from model.guidance import open_guidance
-from pipeline import boxes, captions, leases, masks, texts
+from pipeline import boxes, captions, leases, masks, objects, texts
 from pipeline.config import GUIDANCE_VARIABLE, guidance_dir
 from pipeline.durability import locked
 from pipeline.errors import InputError
@@ -186,6 +188,33 @@ def test_storage_that_refuses_is_named() -> None:
         create_store(nowhere, "captions", ["a"], {}, "mark")
     with pytest.raises(InputError, match="ftp://x: not a place in object storage"):
         (ObjectPath("ftp://x/y") / "z").exists()
+
+
+def test_a_lock_that_cannot_be_reached_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that is down for long: tried again as long as we have patience, not ten times."""
+    asked: list[str] = []
+
+    class Down(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Down) as down:
+        threading.Thread(target=down.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{down.server_port}")
+        monkeypatch.setattr(objects, "PATIENCE", timedelta(seconds=0.3))
+        path = ObjectPath("s3://down/demo/captions.zarr")
+        with pytest.raises(InputError) as caught, locked(path):
+            pass
+        down.shutdown()
+    assert 1 <= len(asked) < 8
+    line = "s3://down/demo/.captions.zarr.lock: the storage refused or does not answer"
+    assert str(caught.value).startswith(line)
+    assert "Debug" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_paths_answer_as_pathlib_does() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_checkpoints import make_samples
 
-from pipeline import florence2_captions, groundingdino_boxes, resident, sam_masks, transformers_boxes
+from pipeline import florence2, groundingdino_boxes, resident, sam_masks, transformers_boxes
 from pipeline.boxes import backend as detector
 from pipeline.captions import backend as captioner
 from pipeline.config import BoxesConfig, CaptionsConfig, MasksConfig
@@ -105,7 +105,7 @@ def test_models_run_in_half_precision(tiny_weights: Path, monkeypatch: pytest.Mo
         return [np.asarray(values, np.float64) for values in numbers], texts
 
     full, _ = compute()
-    for module in (sam_masks, groundingdino_boxes, transformers_boxes, florence2_captions):
+    for module in (sam_masks, groundingdino_boxes, transformers_boxes, florence2):
         monkeypatch.setattr(module, "inference", bfloat16)
     half, texts = compute()
     assert texts[0].startswith("visible: ")

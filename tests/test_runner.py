@@ -57,7 +57,7 @@ def errors(stage: str = "captions") -> list[dict[str, str]]:
 
 def test_batches_hold_equal_sizes_and_every_sample_once(captioner: Captioner) -> None:
     sizes = {sample.id: (24, 32) if i % 3 else (20, 48) for i, sample in enumerate(samples())}
-    summary = captions.run(configuration(), "mini", batch=6)
+    summary = runner.run(captions.stage(configuration(), "mini"), batch=6)
     assert (summary.samples, summary.computed, summary.current, summary.failed) == (N, N, 0, 0)
     assert all(len({sizes[s] for s in batch}) == 1 and len(batch) <= 6 for batch in captioner.seen)
     assert seen(captioner) == [sample.id for sample in samples()]
@@ -72,7 +72,7 @@ def samples() -> Sequence[Sample]:
 def test_what_is_current_is_left_alone(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     before = contents()
     seen(captioner)
 
@@ -81,18 +81,18 @@ def test_what_is_current_is_left_alone(
 
     monkeypatch.setattr(passes, "read_sample", refuse)
     capsys.readouterr()
-    assert captions.run(configuration(), "mini").current == N
+    assert runner.run(captions.stage(configuration(), "mini")).current == N
     assert capsys.readouterr().out == f"captions: {N} samples up to date\n"
     assert seen(captioner) == []
     assert contents() == before
 
 
 def test_a_changed_file_is_computed_again_and_only_it(captioner: Captioner) -> None:
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     old = open_store(CAPTIONS).get("s004")
     seen(captioner)
     write_image(Path("images/visible/s004.png"), np.ones((3, 24, 32), np.float32))
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert seen(captioner) == ["s004"]
     new = open_store(CAPTIONS).get("s004")
     assert isinstance(new, Caption)
@@ -103,10 +103,10 @@ def test_a_changed_file_is_computed_again_and_only_it(captioner: Captioner) -> N
 def test_new_and_removed_samples(captioner: Captioner) -> None:
     rows = Path("mini.csv").read_text().splitlines()
     Path("mini.csv").write_text("\n".join(rows[:20]))
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert len(seen(captioner)) == 19
     Path("mini.csv").write_text("\n".join([rows[0], *rows[:9:-1]]))
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert seen(captioner) == sorted(row.split(",")[0] for row in rows[20:])
     store = open_store(CAPTIONS)
     assert store.ids == tuple(row.split(",")[0] for row in rows[:9:-1])
@@ -116,10 +116,10 @@ def test_new_and_removed_samples(captioner: Captioner) -> None:
 def test_another_backend_drops_everything_and_says_why(
     captioner: Captioner, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     seen(captioner)
     captioner.identity = "fake 2"  # type: ignore[misc]
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert len(seen(captioner)) == N
     assert "because identity changed from fake to fake 2" in capsys.readouterr().out
 
@@ -139,7 +139,7 @@ def test_a_bad_sample_is_set_apart_and_only_it_is_tried_again(
     bad = Path("images/infrared/s002.png")
     good = bad.read_bytes()
     harm(bad)
-    summary = captions.run(configuration(), "mini")
+    summary = runner.run(captions.stage(configuration(), "mini"))
     assert (summary.computed, summary.failed) == (N - 1, 1)
     assert "1 of 40 samples failed, see guidance/mini/captions-errors.csv" in capsys.readouterr().err
     (row,) = errors()
@@ -148,14 +148,14 @@ def test_a_bad_sample_is_set_apart_and_only_it_is_tried_again(
     assert row["reason"]
     assert row["remedy"]
     seen(captioner)
-    assert captions.run(configuration(), "mini").failed == 1
+    assert runner.run(captions.stage(configuration(), "mini")).failed == 1
     bad.write_bytes(good)
-    assert captions.run(configuration(), "mini").computed == 1
+    assert runner.run(captions.stage(configuration(), "mini")).computed == 1
     assert seen(captioner) == ["s002"]
     assert not Path("guidance/mini/captions-errors.csv").exists()
     mended = contents()
     shutil.rmtree(CAPTIONS)
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert contents() == mended
 
 
@@ -169,7 +169,7 @@ def test_a_backend_that_fails_on_one_sample_costs_only_that_one(
 
     picky.identity = "picky"  # type: ignore[attr-defined]
     monkeypatch.setattr(captions, "backend", lambda config: picky)
-    assert captions.run(configuration(), "mini").failed == 1
+    assert runner.run(captions.stage(configuration(), "mini")).failed == 1
     (row,) = errors()
     assert (row["sample"], row["reason"], row["remedy"]) == (
         "s007",
@@ -185,13 +185,13 @@ def test_a_bug_in_a_backend_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     broken.identity = "broken"  # type: ignore[attr-defined]
     monkeypatch.setattr(captions, "backend", lambda config: broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        captions.run(configuration(), "mini")
+        runner.run(captions.stage(configuration(), "mini"))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     whole = contents()
     shutil.rmtree(CAPTIONS)
 
@@ -203,10 +203,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     monkeypatch.setattr(captions, "backend", lambda config: Interrupted())
     with pytest.raises(KeyboardInterrupt):
-        captions.run(configuration(), "mini")
+        runner.run(captions.stage(configuration(), "mini"))
     monkeypatch.setattr(captions, "backend", lambda config: captioner)
     seen(captioner)
-    summary = captions.run(configuration(), "mini")
+    summary = runner.run(captions.stage(configuration(), "mini"))
     assert (summary.current, summary.computed) == (32, N - 32)
     assert len(seen(captioner)) == N - 32
     assert contents() == whole
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_a_full_disk_ends_the_run_and_the_next_goes_on(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch, allowed: int
 ) -> None:
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     whole = contents()
     shutil.rmtree(CAPTIONS)
     replace, count = Path.replace, 0
@@ -230,11 +230,11 @@ def test_a_full_disk_ends_the_run_and_the_next_goes_on(
 
     monkeypatch.setattr(Path, "replace", fill_up)  # creating the store takes eight
     with pytest.raises(InputError, match=r"captions\.zarr: the disk is full"):
-        captions.run(configuration(), "mini")
+        runner.run(captions.stage(configuration(), "mini"))
     monkeypatch.setattr(Path, "replace", replace)
     after = open_store(CAPTIONS)
     assert all(f"Scène {s}, " in after.get(s).text for s in after.ids if after.is_done(s))
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     assert contents() == whole
 
 
@@ -265,18 +265,18 @@ def test_files_are_hashed_and_decoded_once_for_all_stages(monkeypatch: pytest.Mo
 def test_stages_want_the_one_before(captioner: Captioner) -> None:
     use_fakes()
     with pytest.raises(InputError, match=r"captions\.zarr: texts needs this store.*run captions first"):
-        texts.run(configuration(), "mini")
+        runner.run(texts.stage(configuration(), "mini"))
     bad = Path("images/visible/s003.png")
     good = bad.read_bytes()
     bad.unlink()
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     bad.write_bytes(good)
-    assert texts.run(configuration(), "mini").failed == 1
+    assert runner.run(texts.stage(configuration(), "mini")).failed == 1
     (row,) = errors("texts")
     assert row["sample"] == "s003"
     assert "run captions first" in row["remedy"]
-    captions.run(configuration(), "mini")
-    assert texts.run(configuration(), "mini").computed == 1
+    runner.run(captions.stage(configuration(), "mini"))
+    assert runner.run(texts.stage(configuration(), "mini")).computed == 1
     text = open_store(CAPTIONS.with_name("texts.zarr")).get("s003")
     assert isinstance(text, Text)
     assert text.features.shape == (4, 512)
@@ -284,22 +284,22 @@ def test_stages_want_the_one_before(captioner: Captioner) -> None:
 
 def test_a_damaged_store_before_stops_the_stage() -> None:
     use_fakes()
-    captions.run(configuration(), "mini")
+    runner.run(captions.stage(configuration(), "mini"))
     chunk = CAPTIONS / "caption" / "c" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"captions\.zarr: the store is damaged.*delete it and run"):
-        texts.run(configuration(), "mini")
+        runner.run(texts.stage(configuration(), "mini"))
 
 
 def test_a_second_run_on_a_store_is_refused(captioner: Captioner) -> None:
     with locked(CAPTIONS), pytest.raises(InputError, match="another run is writing"):
-        captions.run(configuration(), "mini")
-    captions.run(configuration(), "mini")
+        runner.run(captions.stage(configuration(), "mini"))
+    runner.run(captions.stage(configuration(), "mini"))
 
 
 def test_boxes_know_the_grid_of_every_sample() -> None:
     use_fakes()
-    boxes.run(configuration(), "mini")
+    runner.run(boxes.stage(configuration(), "mini"))
     record = open_store(CAPTIONS.with_name("boxes.zarr")).get("s003")
     assert isinstance(record, SampleInstances)
     assert (record.height, record.width, len(record.sources)) == (20, 48, 2)

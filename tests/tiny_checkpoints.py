@@ -1,6 +1,7 @@
 """Tiny random checkpoints of every real architecture, each saved in its own library's format.
 
-`python tiny_checkpoints.py FOLDER` makes all of them; they take 60 MB, because Swin-T has one size.
+`python tiny_checkpoints.py FOLDER` makes all of them; they take 60 MB, because Swin-T has one size. With
+`full` they have the sizes of the published ones, whose words they still do not know.
 """
 
 import sys
@@ -39,53 +40,45 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PLACES = [f"<loc_{place}>" for place in range(8)]
 
 
-def make_t5(folder: Path) -> None:
-    """An encoder of two layers, 512 wide as the real one."""
+def make_t5(folder: Path, full: bool = False) -> None:
+    """An encoder of two layers, 512 wide as the real one, which is the default of transformers."""
     torch.manual_seed(0)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"▁{word}", -2.0) for word in WORDS] + [(letter, -8.0) for letter in f"▁{LETTERS}:."]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
     tokenizer.save_pretrained(folder)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=512, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.1
-    )
-    T5EncoderModel(config).save_pretrained(folder)
+    tiny = {"vocab_size": len(tokenizer), "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    T5EncoderModel(T5Config(d_model=512, **({} if full else tiny))).save_pretrained(folder)
 
 
-def make_florence2(folder: Path) -> None:
-    """DaViT of four small stages and BART of one layer, with the places and the image token."""
+def make_florence2(folder: Path, full: bool = False) -> None:
+    """DaViT of four small stages and BART of one layer, with places and the image token; or as the base."""
     torch.manual_seed(0)
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     characters = [*LETTERS, *LETTERS.upper(), "Ġ", ".", ",", "?", "-"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *characters]))}
     tokenizer = BartTokenizer(vocab=vocabulary, merges=[], extra_special_tokens={"image_token": "<image>"})
     tokenizer.add_tokens(PLACES)
-    size = {"height": 64, "width": 64}
+    side = 768 if full else 64
+    size = {"height": side, "width": side}
     images = CLIPImageProcessor(size=size, do_center_crop=False, do_resize=True, crop_size=size)
-    images.image_seq_length = 5  # two by two patches, and their mean
-    tasks = {"pure_text": {}, "description_with_bboxes": {}}
+    images.image_seq_length = (side // 32) ** 2 + 1  # patches, and their mean
+    no_objects = {"banned_grounding_tokens": ["it", "the image"]}
+    tasks = {"pure_text": {}, "description_with_bboxes": {}, "phrase_grounding": no_objects}
     processor = Florence2Processor(image_processor=images, tokenizer=tokenizer, post_processor_config=tasks)
     processor.save_pretrained(folder)
-    vision = Florence2VisionConfig(
-        depths=(1, 1, 1, 1),
-        embed_dim=(8, 8, 16, 16),
-        num_heads=(1, 1, 2, 2),
-        num_groups=(1, 1, 2, 2),
-        window_size=4,
-        projection_dim=16,
-        drop_path_rate=0.1,
-    )
+    tiny = {"depths": (1, 1, 1, 1), "embed_dim": (8, 8, 16, 16), "num_heads": (1, 1, 2, 2)}
+    tiny |= {"num_groups": (1, 1, 2, 2), "window_size": 4}
+    width = 768 if full else 16
+    vision = Florence2VisionConfig(projection_dim=width, **({} if full else tiny))
     ids = {f"{name}_token_id": vocabulary[token] for name, token in (("bos", "<s>"), ("pad", "<pad>"))}
     text = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_position_embeddings=1100,
+        vocab_size=51289 if full else len(tokenizer),
+        d_model=width,
+        **{f"{part}_layers": 6 if full else 1 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": 12 if full else 2 for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": 4 * width if full else 32 for part in ("encoder", "decoder")},
+        max_position_embeddings=4096 if full else 1100,
         eos_token_id=vocabulary["</s>"],
         decoder_start_token_id=vocabulary["</s>"],
         init_std=1.0,  # or every answer would be the same
@@ -108,14 +101,8 @@ def bert_vocabulary() -> dict[str, int]:
 
 
 def bert_config() -> BertConfig:
-    return BertConfig(
-        vocab_size=len(bert_vocabulary()),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=256,
-    )
+    tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertConfig(vocab_size=len(bert_vocabulary()), max_position_embeddings=256, **tiny)
 
 
 def make_transformers_dino(folder: Path) -> None:
@@ -192,36 +179,45 @@ sub_sentence_present = True
 """
 
 
-def make_groundingdino(folder: Path) -> None:
-    """groundingdino-py's own file: a dictionary with `model`, names as if it had been trained in parallel."""
+def make_groundingdino(folder: Path, full: bool = False) -> None:
+    """groundingdino-py's own file: a dictionary with `model`, names as if it had been trained in parallel.
+
+    The full size is that of the configuration which the package ships, and of BERT's default.
+    """
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     BertTokenizer(vocab=bert_vocabulary()).save_pretrained(folder)
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in bert_vocabulary()))
-    bert_config().save_pretrained(folder)
-    (folder / ARCHITECTURE).write_text(TINY_DINO)
+    (BertConfig() if full else bert_config()).save_pretrained(folder)
+    if not full:
+        (folder / ARCHITECTURE).write_text(TINY_DINO)
     state = {f"module.{name}": value.half() for name, value in build(folder).state_dict().items()}
     state["module.label_enc.weight"] = torch.zeros(3, 4)  # the published file has it too
     torch.save({"model": state}, folder / WEIGHTS)
 
 
-def make_sam(folder: Path, name: str = "sam_vit_b_01ec64.pth") -> None:
-    """Two blocks, one of them over the whole image; masks that cover about half of it."""
+def make_sam(folder: Path, name: str = "sam_vit_b_01ec64.pth", full: bool = False) -> None:
+    """Two blocks, one of them over the whole image, or ViT-B; masks that cover about half of it."""
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    sam = _build_sam(32, 2, 2, [1])
+    sam = _build_sam(768, 12, 12, [2, 5, 8, 11]) if full else _build_sam(32, 2, 2, [1])
     torch.nn.init.normal_(sam.image_encoder.pos_embed)
     torch.save(sam.state_dict(), folder / name)
 
 
 def make_all(folder: Path) -> Path:
     """Every checkpoint that params.yaml can ask for by default."""
-    make_florence2(folder / "florence2-base")
-    make_t5(folder / "t5-small")
-    make_groundingdino(folder / "groundingdino-swint")
+    make_four(folder)
     make_transformers_dino(folder / "groundingdino-tiny")
-    make_sam(folder / "sam-vit-b")
     return folder
+
+
+def make_four(folder: Path, full: bool = False) -> None:
+    """One checkpoint for every stage with a model."""
+    make_florence2(folder / "florence2-base", full)
+    make_t5(folder / "t5-small", full)
+    make_groundingdino(folder / "groundingdino-swint", full)
+    make_sam(folder / "sam-vit-b", full=full)
 
 
 def make_samples(count: int, size: tuple[int, int], roles: tuple[str, ...] = ("visible", "infrared")) -> list:
