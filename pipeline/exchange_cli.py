@@ -73,6 +73,7 @@ def import_(
     with exit_on_error():
         from pipeline import coco_import, importing
         from pipeline.config import load_pipeline
+        from pipeline.progress import samples
 
         if not any((masks, captions, texts, coco, coco_merged)):
             raise InputError("nothing to import; give --masks, --captions, --texts, --coco or --coco-merged")
@@ -89,8 +90,9 @@ def import_(
         if coco_merged:
             done.append(coco_import.import_coco(config, dataset, coco_merged, merged=True))
     for one in done:
-        rest = f", {one.unused} entries of the file not used" if one.unused else ""
-        typer.echo(f"{one.what}: {one.done} samples imported{rest}")
+        entries = "1 entry" if one.unused == 1 else f"{one.unused} entries"
+        rest = f", {entries} of the file not used" if one.unused else ""
+        typer.echo(f"{one.what}: {samples(one.done)} imported{rest}")
         if one.missing:
             _lacking(f"without {one.what}", one.missing, "import again with them to fill these too")
     if any(one.missing for one in done):

@@ -175,7 +175,8 @@ class Pass:
             if isinstance(image, ValueError):
                 outcome.errors[sample.id] = str(image)
             elif stage.before and sample.id not in before:
-                outcome.errors[sample.id] = stage.lacks(sample.id)
+                failed = earlier[inside].errors if inside is not None else {}
+                outcome.errors[sample.id] = failed.get(sample.id) or stage.lacks(sample.id)
             else:
                 ready.append(Inputs(sample, image, before.get(sample.id)))
         for group in _by_size(ready):

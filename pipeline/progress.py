@@ -75,8 +75,8 @@ def write_errors(stage: Stage, errors: Mapping[str, str]) -> None:
     write_whole(path, text.getvalue().encode())
 
 
-def report(stage: Stage, summary: Summary, errors: Mapping[str, str]) -> None:
-    """Say on one line what was done, and which samples failed."""
+def report(stage: Stage, summary: Summary, errors: Mapping[str, str], said: set[str]) -> None:
+    """Say on one line what was done, and which samples failed, unless an earlier stage has ``said`` it."""
     if summary.computed:
         rate = summary.computed / max(summary.seconds, 1e-9)
         done = f"{samples(summary.computed)} in {summary.seconds:.1f} s ({rate:.1f}/s)"
@@ -86,8 +86,10 @@ def report(stage: Stage, summary: Summary, errors: Mapping[str, str]) -> None:
     if not errors:
         return
     for sample, message in list(errors.items())[:SHOWN_ERRORS]:
-        where = "" if f"'{sample}'" in message else f"sample '{sample}': "
-        print(f"{stage.name}: {where}{message}", file=sys.stderr)
+        if message not in said:
+            where = "" if f"'{sample}'" in message else f"sample '{sample}': "
+            print(f"{stage.name}: {where}{message}", file=sys.stderr)
+            said.add(message)
     path = stage.path.with_name(f"{stage.name}-errors.csv")
     print(f"{stage.name}: {len(errors)} of {samples(summary.samples)} failed, see {path}", file=sys.stderr)
 

@@ -65,8 +65,9 @@ def run_together(
     for work in works:
         write_errors(work.stage, work.errors)
     summaries = [work.summary(time.perf_counter() - started) for work in works]
+    said: set[str] = set()
     for work, summary in zip(works, summaries, strict=True):
-        report(work.stage, summary, work.errors)
+        report(work.stage, summary, work.errors, said)
     return summaries
 
 

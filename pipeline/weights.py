@@ -218,7 +218,8 @@ def _unreachable(part: Part, path: str, error: Exception) -> InputError:
 def verify(name: str) -> list[str]:
     """Read every file of a checkpoint again and say what differs from the pinned and recorded checksums."""
     checkpoint, folder = find_checkpoint(name), weights_folder()
-    problems = [f"{folder / name / file}: is missing" for file in missing(checkpoint, folder)]
+    remedy = f"run `python -m pipeline weights fetch {name}`"
+    problems = [f"{folder / name / file}: is missing; {remedy}" for file in missing(checkpoint, folder)]
     recorded = _read_record(folder / name)
     for file in _present(checkpoint, folder / name):
         expected = checkpoint.pinned.get(file.name) or recorded.get(file.name, {}).get("sha256")

@@ -262,6 +262,19 @@ def test_files_are_hashed_and_decoded_once_for_all_stages(monkeypatch: pytest.Mo
     assert decoded[N:] == ["s004"]
 
 
+def test_all_stages_of_a_run_name_the_same_fault_which_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_fakes()
+    bad = Path("images/infrared/s002.png")
+    unreadable(bad)
+    assert [summary.failed for summary in run_guidance(configuration(), "mini")] == [1] * 5
+    (first, *others) = (errors(stage) for stage in ("captions", "texts", "boxes", "masks", "merge"))
+    assert first[0]["file"] == str(bad)
+    assert all(table == first for table in others)
+    assert capsys.readouterr().err.count("cannot be read as an image") == 1
+
+
 def test_stages_want_the_one_before(captioner: Captioner) -> None:
     use_fakes()
     with pytest.raises(InputError, match=r"captions\.zarr: texts needs this store.*run captions first"):
