@@ -1,12 +1,17 @@
 """Speed and memory of fusing visible and infrared images; the last line printed is one JSON object.
 
     python benchmarks/fuse.py [--size 480 640] [--threads 2] [--images 16] [--repeat 5] [--seafusion DIR]
+        [--onnx] [--pt2]
 
 ``network_s``: one forward, the median of ``--repeat``; ``images_per_s``: `rwkvfusion fuse` over a folder of
 ``--images`` pairs of PNG files, decoding and encoding included, without the start; ``cold_start_s`` and
 ``peak_mib``: one pair from the start of the process to its end, and the memory that it held at most.
 Everything runs in a process of its own. With ``--seafusion`` (a checkout of Linfeng-Tang/SeAFusion on GitHub)
 that network is timed in the same way beside ours; ``seafusion_ratio`` says how many times longer it takes.
+With ``--onnx`` and ``--pt2`` the same weights are exported (docs/export.md) and run by ONNX Runtime and
+torch.export on as many threads: ``onnx_network_s``, ``onnx_ratio``, ``pt2_network_s``, ``pt2_ratio``. Every
+``…cpu_s`` is the processor time of a forward, all threads together, and every ``…cpu_ratio`` the ratio of
+those: what to look at on a machine that does other work as well.
 """
 
 import argparse
@@ -25,18 +30,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NETWORK = """
 import json, statistics, sys, time, torch
-{network}
 height, width, threads, repeat = map(int, sys.argv[1:5])
 torch.set_num_threads(threads)
+{network}
 images = [torch.rand(1, 1, height, width) for _ in range(2)]
 with torch.inference_mode():
     forward(images)
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         forward(images)
-        times.append(time.perf_counter() - start)
-print(json.dumps(statistics.median(times)))
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+print(json.dumps([statistics.median(kind) for kind in zip(*times)]))
 """
 OURS = """
 from model.cli import keep_freed_memory
@@ -50,20 +55,54 @@ from FusionNet import FusionNet
 network = FusionNet(output=1).eval()
 forward = lambda images: network(*images)
 """
+ONNX = """
+import onnxruntime
+settings = onnxruntime.SessionOptions()
+settings.intra_op_num_threads = threads
+session = onnxruntime.InferenceSession(sys.argv[5], settings)
+names = [taken.name for taken in session.get_inputs()]
+forward = lambda images: session.run(None, dict(zip(names, (image.numpy() for image in images))))
+"""
+PT2 = """
+program = torch.export.load(sys.argv[5]).module()
+forward = lambda images: program(*images)
+"""
 
 
 def environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
 
 
-def network_seconds(network: str, options: argparse.Namespace, *more: str) -> float:
+def network_seconds(network: str, options: argparse.Namespace, *more: str) -> tuple[float, float]:
+    """Seconds of a forward, and of the processor."""
     arguments = [*map(str, options.size), str(options.threads), str(options.repeat), *more]
     code = NETWORK.format(network=network)
     command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(
         command, env=environment(options.threads), stdout=subprocess.PIPE, text=True, check=True
     )
-    return float(json.loads(result.stdout.splitlines()[-1]))
+    seconds, processor = json.loads(result.stdout.splitlines()[-1])
+    return seconds, processor
+
+
+def beside(
+    results: dict[str, object], name: str, theirs: tuple[float, float], own: tuple[float, float]
+) -> None:
+    """Enter another network's times and how many times ours they are."""
+    for kind, one, other in zip(("network", "cpu"), theirs, own, strict=True):
+        results[f"{name}_{kind}_s"] = round(one, 3)
+        results[f"{name}_{'' if kind == 'network' else 'cpu_'}ratio"] = round(one / other, 2)
+    print(f"{name}: {theirs[0]:.3f} s, {theirs[1]:.3f} s of the processor", flush=True)
+
+
+def export(form: str, folder: Path, threads: int) -> str:
+    """The shipped weights as a program."""
+    path = folder / f"network.{form}"
+    command = [sys.executable, "-m", "model", "export", "--weights", "visible_infrared", "--format", form]
+    subprocess.run(
+        [*command, "-o", str(path)], env=environment(threads), stdout=subprocess.DEVNULL, check=True
+    )
+    return str(path)
 
 
 def run(arguments: list[str], threads: int) -> tuple[float, float]:
@@ -102,18 +141,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seafusion", type=Path, help="checkout of Linfeng-Tang/SeAFusion")
+    parser.add_argument("--onnx", action="store_true", help="the exported network in ONNX Runtime too")
+    parser.add_argument("--pt2", action="store_true", help="the exported network of torch.export too")
     options = parser.parse_args()
     results: dict[str, object] = {"size": options.size, "threads": options.threads}
     own = network_seconds(OURS, options)
-    results["network_s"] = round(own, 3)
-    print(f"network: {own:.3f} s", flush=True)
+    results["network_s"], results["network_cpu_s"] = round(own[0], 3), round(own[1], 3)
+    print(f"network: {own[0]:.3f} s, {own[1]:.3f} s of the processor", flush=True)
     if options.seafusion is not None:
         theirs = network_seconds(SEAFUSION, options, str(options.seafusion.resolve()))
-        results["seafusion_network_s"] = round(theirs, 3)
-        results["seafusion_ratio"] = round(theirs / own, 2)
-        print(f"SeAFusion's network: {theirs:.3f} s", flush=True)
+        beside(results, "seafusion", theirs, own)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        for form, network in (("onnx", ONNX), ("pt2", PT2)):
+            if getattr(options, form):
+                program = export(form, folder, options.threads)
+                beside(results, form, network_seconds(network, options, program), own)
         make_images(folder, options.images, *options.size)
         pair = [str(folder / role / "000.png") for role in ("visible", "infrared")]
         run([*pair, "-o", str(folder / "first.png")], options.threads)  # fills the disk's cache

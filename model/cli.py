@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from model import export_cli
+from model import export_cli, hub_cli
 from model.app_cli import app_command
 from model.fuse_cli import fuse
 from pipeline.errors import InputError, exit_on_error
@@ -29,6 +29,7 @@ os.environ.setdefault("GDAL_CACHEMAX", "64MB")
 
 app = typer.Typer(help=__doc__.partition(":")[0] + ".", no_args_is_help=True, add_completion=False)
 app.add_typer(export_cli.app)
+app.add_typer(hub_cli.app, name="hub")
 
 
 class CacheChoice(StrEnum):

@@ -21,7 +21,7 @@ from model.config import MASK_GUIDANCE, ModelConfig, run_dir
 from model.devices import pick_device
 from model.masks import by_source
 from model.network import RWKVFusion
-from model.record import read_weights
+from model.record import HUB_WEIGHTS, read_weights, record_of
 from model.tiled import Patches, TiledFusion
 from model.tiling import plan
 from model.whole import shape_of
@@ -78,15 +78,26 @@ class Fuser:
 
 
 def find_weights(name: str | Path) -> Path:
-    """Path of weights by name (those shipped with the package, else a task's of the demo) or by path.
+    """Path of weights by name (those shipped with the package, else a task's of the demo), by the path of a
+    file or of a folder laid out as on the Hugging Face Hub, or by ``hf://owner/name`` there (model/hub.py).
 
     Raises InputError that names the nearest name, or how to get weights.
     """
+    if str(name).startswith("hf://"):
+        from model.hub import fetch
+
+        return fetch(str(name)) / HUB_WEIGHTS
     if Path(name).suffix == ".safetensors":
         if not Path(name).is_file():
             raise InputError(f"{name}: no such weights file; train some with `python -m model train`")
         return Path(name)
     known = dict.fromkeys([*TASKS, *_shipped()])
+    if name not in known and Path(name).is_dir():
+        if not (Path(name) / HUB_WEIGHTS).is_file():
+            raise InputError(
+                f"{name}: has no {HUB_WEIGHTS}; name a folder that `hub export` wrote, or a file"
+            )
+        return Path(name) / HUB_WEIGHTS
     if name not in known:
         raise InputError(f"unknown weights '{name}'.{nearest(str(name), known)} Or give a .safetensors file.")
     for path in (SHIPPED / f"{name}.safetensors", run_dir("demo", str(name)) / "weights.safetensors"):
@@ -123,7 +134,7 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: st
     place = pick_device(device)
     path = find_weights(name)
     record, state = read_weights(path)
-    config = build(ModelConfig, record["model"], str(path.with_suffix(".json")))
+    config = build(ModelConfig, record["model"], str(record_of(path)))
     try:
         network = RWKVFusion(config)
         network.load_state_dict(state)

@@ -13,11 +13,19 @@ from torch import Tensor
 from pipeline.errors import InputError
 
 FORMAT = 1
+HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"
+"""Names of weights and record in a folder laid out as on the Hugging Face Hub (model/hub.py)."""
+
+
+def record_of(path: Path) -> Path:
+    """The file of the record of weights: of the same name, or config.json where the folder is the Hub's."""
+    own = path.with_suffix(".json")
+    return path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not own.is_file() else own
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record beside a weights file. Raises InputError when it is missing or not one of ours."""
-    record_path = path.with_suffix(".json")
+    record_path = record_of(path)
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -173,8 +173,8 @@ def test_a_pair_is_fused_compared_measured_and_downloaded(page: Any, tmp_path: P
     first, second = real_or_drawn_pair(tmp_path / "examples")
     drop(page, second, first)  # in the wrong order: told by their colours, or names
     page.wait_for_selector("#told:has-text('visible_infrared (guessed)')")
-    assert page.is_disabled("#caption textarea")
     page.click("#guidance > button")
+    assert page.is_disabled("#caption textarea")
     assert "trained with masks only" in page.inner_text("#encoder")
     assert "visible+infrared), unguided" in fuse(page)
     page.wait_for_selector("table.metrics")
