@@ -15,7 +15,7 @@ import gradio as gr
 
 from model.app_examples import Example
 from model.app_slider import SCRIPT, STYLE, slider
-from model.app_visit import BRUSHES, Fused, Visit, Weights, metrics_of, picture, preview
+from model.app_visit import BRUSHES, Fused, Visit, Weights, metrics_of, picture, preview, suited
 from model.inference import Colour
 from model.metrics import DIRECTIONS
 from model.sample import Settings
@@ -24,12 +24,13 @@ from pipeline.images import image_facts
 from pipeline.manifest import IMAGE_SUFFIXES
 
 CSS = """
-.said { padding: 8px 12px; border-radius: var(--radius-lg); background: var(--background-fill-secondary); }
-.said.error { background: #fdecea; color: #7a1c12; }
+.said { padding: 6px 12px; border-left: 3px solid var(--color-accent); }
+.said.error { border-color: #c62828; background: #fdecea; color: #7a1c12; }
 .dark .said.error { background: #4a1d18; color: #ffd9d3; }
-table.metrics { width: 100%; border: 0 !important; border-collapse: collapse; }
+table.metrics { width: 100%; border-collapse: collapse; }
+table.metrics, table.metrics * { border: 0 !important; }
 table.metrics td { padding: 3px 10px; text-align: right; border: 0; font-variant-numeric: tabular-nums; }
-table.metrics tr { border-bottom: 1px solid var(--border-color-primary); }
+table.metrics tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 table.metrics tr > :first-child { text-align: left; }
 table.metrics caption { caption-side: bottom; text-align: left; font-size: 12px; opacity: .75; }
 footer { display: none !important; }
@@ -108,7 +109,7 @@ class Page:
         pictures = [(preview(example.sources[0]), example.task) for example in self.examples]
         gr.Markdown("Examples, generated:")
         self.gallery = gr.Gallery(
-            pictures, show_label=False, container=False, columns=4, height=240, object_fit="cover",
+            pictures, show_label=False, container=False, columns=4, height="auto", object_fit="cover",
             allow_preview=False, interactive=False, buttons=[], elem_id="examples",
         )  # fmt: skip
 
@@ -212,11 +213,9 @@ class Page:
         }
 
     def _choose(self, visit: Visit, files: Sequence[Path], choice: str) -> Weights:
-        task = None if choice else visit.guess(files)
-        for weights in self.weights:
-            if choice == weights.name or task == weights.task:
-                return weights
-        raise InputError(f"there are no weights for {task or choice}; start the page with --weights FILE")
+        if not choice:
+            return suited(self.weights, files, visit.guess(files))
+        return next(weights for weights in self.weights if weights.name == choice)
 
     def _new_visit(self) -> Visit:
         return Visit(Path(tempfile.mkdtemp(prefix="visit-", dir=self.folder)))

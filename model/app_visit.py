@@ -20,7 +20,7 @@ from rich.console import Console
 
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
 from model.fusing import run_jobs
-from model.inference import SHIPPED, find_weights
+from model.inference import SHIPPED, find_weights, weights_for
 from model.jobs import guess_task, jobs_of_paths
 from model.measure import Options, measure
 from model.pictures import PALETTE, Figure, figure
@@ -42,10 +42,11 @@ PREVIEW = 1400  # pixels of the longer side on the page
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights on offer: what `load_weights` takes, their task, and which guidance they know."""
+    """Weights on offer: what `load_weights` takes, their task, whether shipped, which guidance they know."""
 
     name: str
     task: str
+    shipped: bool
     masks: bool
     text: bool
     encoder: str | None
@@ -54,7 +55,7 @@ class Weights:
     def label(self) -> str:
         """How the page names them."""
         own = Path(self.name)
-        return self.task if self.name in TASKS else f"{self.task} ({own.name or own})"
+        return self.name if self.shipped else f"{self.task} ({own.name or own})"
 
     @property
     def why_no_caption(self) -> str:
@@ -66,17 +67,29 @@ class Weights:
 
 
 def offered_weights(names: Sequence[str] = ()) -> list[Weights]:
-    """The named weights, then those that are known for each task. Raises InputError for bad names."""
-    known = [task for task in TASKS if (SHIPPED / f"{task}.safetensors").is_file()]
-    return [_describe(name) for name in dict.fromkeys([*names, *known])]
+    """The named weights, then the shipped ones. Raises InputError for bad names."""
+    shipped = [_describe(path.stem) for path in sorted(SHIPPED.glob("*.safetensors"))]
+    return [*map(_describe, names), *sorted(shipped, key=lambda each: list(TASKS).index(each.task))]
+
+
+def suited(offered: Sequence[Weights], files: Sequence[Path], task: str) -> Weights:
+    """Those for a task: the first of those given with --weights, else what `rwkvfusion fuse` takes."""
+    bands = max(image_facts(file).bands for file in files)
+    name = weights_for(task, bands) if task in SHARPENING_TASKS else task
+    for weights in offered:
+        if weights.name == name if weights.shipped else weights.task == task:
+            return weights
+    raise InputError(f"there are no weights for {task}; start the page with --weights FILE")
 
 
 def _describe(name: str) -> Weights:
-    record = read_record(find_weights(name))
+    path = find_weights(name)
+    record = read_record(path)
     guidance = record["model"]["guidance"]
     return Weights(
         name,
         str(record["task"]),
+        shipped=path.parent == SHIPPED,
         masks=guidance in MASK_GUIDANCE and guidance != "unmerged",
         text=guidance in TEXT_GUIDANCE,
         encoder=record.get("text_encoder"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from model import app_visit
 from model.app_examples import draw_examples
-from model.app_visit import BRUSHES, Visit, Weights, metrics_of, offered_weights, preview
+from model.app_visit import BRUSHES, Visit, Weights, metrics_of, offered_weights, preview, suited
 from model.cli import app as commands
 from model.measure import Options, measure
 from model.sample import Settings
@@ -38,7 +38,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 def weights_for(task: str) -> Weights:
-    return next(weights for weights in offered_weights() if weights.task == task)
+    return next(weights for weights in offered_weights() if weights.name == task)
 
 
 def by_command(out: Path, *arguments: object) -> Path:
@@ -124,7 +124,7 @@ def test_painted_colours_become_objects(visit: Visit) -> None:
 
 
 def test_weights_say_which_guidance_they_know(tmp_path: Path) -> None:
-    known = {weights.task: weights for weights in offered_weights()}
+    known = {weights.name: weights for weights in offered_weights()}
     assert "trained with masks only" in known["visible_infrared"].why_no_caption
     assert known["medical"].why_no_caption == ""
     assert known["medical"].encoder == "classical-texts-1"
@@ -133,8 +133,12 @@ def test_weights_say_which_guidance_they_know(tmp_path: Path) -> None:
     for suffix in (".safetensors", ".json"):
         source = app_visit.SHIPPED / f"medical{suffix}"
         own.with_suffix(suffix).write_bytes(source.read_bytes())
-    first = offered_weights([str(own)])[0]
+    offered = offered_weights([str(own)])
+    first = offered[0]
     assert first.label == "medical (mine.safetensors)", "one's own come before the shipped ones"
+    write_image(tmp_path / "a.png", scene(1, 1, 20, 20))
+    assert suited(offered, [tmp_path / "a.png"], "medical") == first
+    assert suited(offered, [tmp_path / "a.png"], "multi_focus").name == "multi_focus"
     with pytest.raises(InputError, match="no such weights file"):
         offered_weights([str(tmp_path / "absent.safetensors")])
 
@@ -170,9 +174,13 @@ def test_metrics_are_those_of_evaluate(
 
 def test_examples_are_the_embedded_scenes(tmp_path: Path, visit: Visit) -> None:
     examples = draw_examples(tmp_path / "examples")
-    assert {example.task for example in examples} == {weights.task for weights in offered_weights()}
+    offered = offered_weights()
+    assert {example.task for example in examples} == {weights.task for weights in offered}
     for example in examples:
-        assert visit.guess(visit.take([str(path) for path in example.sources])) == example.task
+        files = visit.take([str(path) for path in example.sources])
+        assert visit.guess(files) == example.task
+        chosen = suited(offered, files, example.task)
+        assert chosen.name.startswith(example.task), "what `fuse` takes for so many bands"
         assert example.caption
     assert examples[0].masks is not None
 
