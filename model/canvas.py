@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from pipeline.images import GeoReference
@@ -59,6 +58,8 @@ class TiffCanvas:
         return -(-height // SIDE) * -(-width // SIDE) * SIDE**2 * bands * self.dtype.itemsize
 
     def allocate(self) -> None:
+        import tifffile  # takes a fifth of a second to load
+
         bands, height, width = self.shape
         tifffile.imwrite(
             self.path,
@@ -72,6 +73,8 @@ class TiffCanvas:
 
     @cached_property
     def _offsets(self) -> tuple[int, ...]:
+        import tifffile
+
         with tifffile.TiffFile(self.path) as tiff:
             return tuple(tiff.pages[0].dataoffsets)
 

@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from model import export_cli, hub_cli
 from model.app_cli import app_command
+from model.ending import run_and_end
 from model.fuse_cli import fuse
 from pipeline.errors import InputError, exit_on_error
 from pipeline.manifest import SPLITS, TASKS, Sample, nearest
@@ -349,5 +350,7 @@ def main() -> None:
         pipeline_app, name="pipeline", help="Offline guidance: captions, texts, boxes, masks, merge."
     )
     root.add_typer(app, name="model", help="Train, evaluate, report, fuse and describe.")
+    if sys.argv[1:2] == ["fuse"]:
+        run_and_end(lambda: root(prog_name="rwkvfusion"))
     with exit_on_error():
         root(prog_name="rwkvfusion")

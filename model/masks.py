@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tifffile
 import torch
 from PIL import Image as PillowImage
 from torch import Tensor
@@ -84,6 +83,8 @@ def _stored(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         if path.suffix.lower() in (".tif", ".tiff"):
+            import tifffile  # takes a fifth of a second to load
+
             return np.asarray(tifffile.imread(path))
         with PillowImage.open(path) as image:
             return np.asarray(image)

@@ -96,7 +96,8 @@ class RWKVFusion(nn.Module):
             guide = extend(masks.to(image.dtype), stride).permute(0, 2, 3, 1)
         words = self._text(text, text_length)
 
-        x = first = self.stem(image)
+        x = self.stem(image)
+        first = x if self.body is not None else None
         skips: list[Tensor] = []
         for level, layers in enumerate(self.encoder):
             if level:
@@ -113,7 +114,7 @@ class RWKVFusion(nn.Module):
                 x = _double(self.up[level](x)) + self.skip[level] * skips.pop()
             for layer in layers:  # type: ignore[attr-defined]
                 x, _ = layer(x)
-        if self.body is not None:
+        if self.body is not None and first is not None:
             x = first + self.body(x)
         fused = self.head(x).permute(0, 3, 1, 2)[..., :height, :width]
         return base + fused

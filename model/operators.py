@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WINDOW = 8
 HEAD_WIDTH = 32  # of the attentions; the nearest that divides the channels
 STATES = 16  # N of the selective scan
+_LARGE = 1 << 16  # tokens
+_TOGETHER = 16  # channels
 # A key far below any a network makes: e^{k - max} is exactly 0, so the token is in no sum.
 _ABSENT_KEY = -1e4
 
@@ -47,15 +49,30 @@ class BiWKV(SpatialMix):
         return super().forward(x, text) if self.whole is None else self.whole.mix(self, x, text)
 
     def operate(self, sequence: Tensor, layout: Layout) -> Tensor:
-        key, value = self.key(sequence), self.value(sequence)
-        decay: Tensor = self.decay
+        return torch.cat([self._some(sequence, layout, own) for own in self.portions(sequence)], dim=-1)
+
+    def portions(self, sequence: Tensor) -> list[slice]:
+        """The channels that are taken at once. They do not know of each other, and fewer at a time need less
+        memory: where no gradient is wanted, large sequences are gone through in several portions."""
+        count = self.decay.numel()
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or sequence.numel() <= _LARGE * count:
+            return [slice(None)]
+        return [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
+
+    def _some(self, sequence: Tensor, layout: Layout, channels: slice) -> Tensor:
+        key, value = self.key(sequence, channels), self.value(sequence, channels)
+        decay: Tensor = self.decay[channels]
         if layout.absent is not None and layout.length is not None:
             key = key.masked_fill(layout.absent[..., None], _ABSENT_KEY)
             # The operator divides by the padded length; each sample's decay makes it that sample's own.
             decay = decay * (sequence.shape[1] / layout.length.to(decay.dtype))[:, None]
-        attention = bi_wkv(decay, self.bonus, key, value)
+        attention = bi_wkv(decay, self.bonus[channels], key, value)
         del key, value
-        receptance = self.receptance(sequence)
+        return self.gated(sequence, attention, channels)
+
+    def gated(self, sequence: Tensor, attention: Tensor, channels: slice = slice(None)) -> Tensor:
+        """σ(R) times the attention (eq. 8)."""
+        receptance = self.receptance(sequence, channels)
         if torch.is_grad_enabled():
             return torch.sigmoid(receptance) * attention
         return receptance.sigmoid_().mul_(attention)

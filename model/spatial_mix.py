@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from model.scan import paths, scan, scan_ratio, unscan
 from model.windows import merge, partition
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Text:
@@ -100,20 +102,22 @@ class SpatialMix(nn.Module, ABC):
             length * self.receptance_key_value.weight.numel() + self.attention_operations(length)
         )
 
-    def receptance(self, sequence: Tensor) -> Tensor:
-        """R of eq. 6, (B, L, n C); key and value likewise. One by one, so that each is freed once used."""
-        return self._project(sequence, 0)
+    def receptance(self, sequence: Tensor, channels: slice = _ALL) -> Tensor:
+        """R of eq. 6, (B, L, n C), or some of its channels; key and value likewise. One by one, so that each
+        is freed once used."""
+        return self._project(sequence, 0, channels)
 
-    def key(self, sequence: Tensor) -> Tensor:
+    def key(self, sequence: Tensor, channels: slice = _ALL) -> Tensor:
         """K of eq. 6."""
-        return self._project(sequence, 1)
+        return self._project(sequence, 1, channels)
 
-    def value(self, sequence: Tensor) -> Tensor:
+    def value(self, sequence: Tensor, channels: slice = _ALL) -> Tensor:
         """V of eq. 6."""
-        return self._project(sequence, 2)
+        return self._project(sequence, 2, channels)
 
-    def _project(self, sequence: Tensor, part: int) -> Tensor:
-        return F.linear(sequence, self.receptance_key_value.weight.chunk(3)[part])
+    def _project(self, sequence: Tensor, part: int, channels: slice) -> Tensor:
+        weight: Tensor = self.receptance_key_value.weight.chunk(3)[part]
+        return F.linear(sequence, weight[channels])
 
     def forward(self, x: Tensor, text: Text | None = None) -> tuple[Tensor, Tensor | None]:
         if self.window is None:

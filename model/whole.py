@@ -150,23 +150,29 @@ class Whole:
         both = torch.cat([normed, normed.flip(0, 1, 2)], dim=-1)
         del normed
         words = None if text is None else mix.norm(text.tokens).repeat(1, 1, mix.scans)
-        key, value = part.lines(mix.key(both)), part.lines(mix.value(both))
+        if fact is None and not isinstance(self._learning, _Scan):
+            self._learning = _Scan(part, mix, words)
+        found = []
+        for own in mix.portions(both):
+            key, value = (part.lines(project(both, own)) for project in (mix.key, mix.value))
+            if fact is None:
+                self._learning.add(self._tiles, key, value, own)  # type: ignore[union-attr]
+            else:
+                entering = torch.from_numpy(fact[..., own]).to(x.device)
+                attention = part.attend(self._tiles, key, value, entering, own)
+                del key, value
+                found.append(mix.gated(both, part.image(attention), own))
+                del attention
         if fact is None:
-            if not isinstance(self._learning, _Scan):
-                self._learning = _Scan(part, mix, words)
-            self._learning.add(self._tiles, key, value)
             raise Reached
-        entering = torch.from_numpy(fact).to(x.device)
-        attention = part.attend(self._tiles, key, value, entering)
-        del key, value
-        mixed = mix.receptance(both).sigmoid_().mul_(part.image(attention))
-        del attention, both
+        mixed = torch.cat(found, dim=-1)
+        del both, found
         ahead, back = mixed.chunk(2, dim=-1)
         image = mix.output(torch.cat([ahead, back.flip(0, 1, 2)], dim=-1))
         if words is None:
             return image, None
-        told = mix.receptance(words).sigmoid_().mul_(part.attend_words(words, entering))
-        return image, mix.output(told)
+        entering = torch.from_numpy(fact).to(x.device)
+        return image, mix.output(mix.gated(words, part.attend_words(words, entering)))
 
 
 class _Mean:
@@ -233,8 +239,11 @@ class _Part:
             return [*(start + own.start for start, own in zip(starts, known, strict=True)), end]
         return [0, *(start + own.stop for start, own in zip(starts, known, strict=True))]
 
-    def attend(self, tiles: tuple[Tile, ...], key: Tensor, value: Tensor, entering: Tensor) -> Tensor:
+    def attend(
+        self, tiles: tuple[Tile, ...], key: Tensor, value: Tensor, entering: Tensor, channels: slice
+    ) -> Tensor:
         """Eq. 7 for lines (pair, lines, n, C), with what enters at both of their ends as a token each."""
+        rate = self.rate[channels]
         count, parts = key.shape[2], len(self.along.starts)
         rows = key.new_empty(2, *key.shape[:2], count + 2, key.shape[3])
         rows[0, :, :, 1:-1], rows[1, :, :, 1:-1] = key, value
@@ -246,11 +255,11 @@ class _Part:
             states = entering[:, :-1].unflatten(1, (-1, parts))[:, first : first + key.shape[1], index]
             for end, state, away in ((0, states[0], own.start), (-1, states[1], count - own.stop)):
                 # Its place is at the tile's border, but it tells what enters `away` pixels further in.
-                rows[0, number, :, end] = (state[:, 0] + away * self.rate).clamp(min=_OUT)
+                rows[0, number, :, end] = (state[:, 0] + away * rate).clamp(min=_OUT)
                 rows[1, number, :, end] = state[:, 1]
         flat = rows.flatten(1, 2)
-        decay = self.rate * (count + 2)
-        return bi_wkv(decay, self.mix.bonus, flat[0], flat[1])[:, 1:-1].unflatten(0, key.shape[:2])
+        decay = rate * (count + 2)
+        return bi_wkv(decay, self.mix.bonus[channels], flat[0], flat[1])[:, 1:-1].unflatten(0, key.shape[:2])
 
     def attend_words(self, words: Tensor, entering: Tensor) -> Tensor:
         """Eq. 7 for the text (B, T, C) at one end of the scan; the image is one token beside it."""
@@ -279,8 +288,8 @@ class _Scan:
             found = summarise(mix.key(words[:1]), mix.value(words[:1]), part.rate, not mix.text_first)
             self._text = Tokens(*(numbers[0].double().cpu().numpy() for numbers in found))
 
-    def add(self, tiles: tuple[Tile, ...], key: Tensor, value: Tensor) -> None:
-        part = self._part
+    def add(self, tiles: tuple[Tile, ...], key: Tensor, value: Tensor, channels: slice) -> None:
+        part, rate = self._part, self._part.rate[channels]
         for number, tile in enumerate(tiles):
             line, index = part.number(tile)
             own, first = part.across.own(line), part.across.starts[line]
@@ -291,10 +300,10 @@ class _Scan:
                 start = part.along.starts[index] // part.scale
                 stretch = slice(begin - start, end - start)
                 found = summarise(
-                    key[number, inside, stretch], value[number, inside, stretch], part.rate, not to_the_right
+                    key[number, inside, stretch], value[number, inside, stretch], rate, not to_the_right
                 )
                 for kind, numbers in enumerate(found):
-                    self._tokens[direction, kind, target, index] = numbers.float().cpu().numpy()
+                    self._tokens[direction, kind, target, index, channels] = numbers.float().cpu().numpy()
 
     def finish(self) -> Fact:
         part, fact = self._part, []

@@ -6,16 +6,18 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import InputError
 from pipeline.images import write_atomically
 from pipeline.manifest import Sample, nearest, read_manifest
 from pipeline.objects import ObjectPath, Place
+
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
 
 PARAMS = Path("params.yaml")
 STRICT = ConfigDict(extra="forbid")
@@ -192,6 +194,8 @@ def load_sections(config: type[T], path: Path) -> T:
 
 def read_params(path: Path) -> dict[str, Any]:
     """Parse params.yaml into a mapping of sections and refuse sections that nobody reads."""
+    from ruamel.yaml import YAML, YAMLError  # a tenth of a second, and fusing reads no params.yaml
+
     try:
         params = YAML(typ="safe").load(path)
     except OSError as error:
@@ -240,8 +244,7 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     InputError when the name belongs to another folder.
     """
     read_params(path)
-    yaml = YAML()
-    yaml.width = 10_000  # lines stay as they are
+    yaml = _editor()
     params = yaml.load(path)
     if name in params["datasets"]:
         root = params["datasets"][name].get("root")
@@ -259,11 +262,19 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     return True
 
 
+def _editor() -> YAML:
+    """A parser and writer that keeps comments and lines as they are."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 10_000
+    return yaml
+
+
 def update_dataset(name: str, values: Mapping[str, object], path: Path = PARAMS) -> None:
     """Set values of ``datasets.<name>`` in params.yaml, comments kept. Raises InputError."""
     find_dataset(load_sections(PipelineConfig, path).datasets, name)
-    yaml = YAML()
-    yaml.width = 10_000
+    yaml = _editor()
     params = yaml.load(path)
     params["datasets"][name].update(values)
     build(DatasetConfig, params["datasets"][name], f"{path}: datasets.{name}")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -59,6 +58,8 @@ def _encoded(suffix: str, array: NDArray[np.generic]) -> bytes:
     if suffix == ".npy":
         np.save(buffer, array)
     elif suffix in (".tif", ".tiff"):
+        import tifffile  # takes a fifth of a second to load
+
         bands = array.shape[2] if array.ndim == 3 else 1
         tifffile.imwrite(
             buffer,

@@ -335,3 +335,20 @@ def test_real_pairs(project: Path, shared_data: Path) -> None:
             assert code == 0, said
             assert task in said
             assert read_image(output).size == read_image(first).size
+
+
+def test_the_process_ends_with_its_code_and_all_it_said(project: Path) -> None:
+    """It ends without taking Python apart: nothing may be lost on the way."""
+    command = [sys.executable, "-m", "model", "fuse", "data/visible", "data/infrared", "-o"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    weights = ["--weights", "runs/demo/visible_infrared/weights.safetensors"]
+    for output, code, line in (
+        ("out", 0, "8 fused, 0 skipped, 0 failed"),
+        ("out.png", 2, "must be a folder"),
+    ):
+        ended = subprocess.run(
+            [*command, output, *weights], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == code, ended.stderr
+        assert line in ended.stdout + ended.stderr
+    assert len(list(Path("out").iterdir())) == 8
