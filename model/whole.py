@@ -150,21 +150,21 @@ class Whole:
         both = torch.cat([normed, normed.flip(0, 1, 2)], dim=-1)
         del normed
         words = None if text is None else mix.norm(text.tokens).repeat(1, 1, mix.scans)
-        if fact is None and not isinstance(self._learning, _Scan):
-            self._learning = _Scan(part, mix, words)
+        if fact is None:
+            if not isinstance(self._learning, _Scan):
+                self._learning = _Scan(part, mix, words)
+            for own in mix.portions(both):
+                key, value = part.lines(mix.key(both, own)), part.lines(mix.value(both, own))
+                self._learning.add(self._tiles, key, value, own)
+            raise Reached
         found = []
         for own in mix.portions(both):
-            key, value = (part.lines(project(both, own)) for project in (mix.key, mix.value))
-            if fact is None:
-                self._learning.add(self._tiles, key, value, own)  # type: ignore[union-attr]
-            else:
-                entering = torch.from_numpy(fact[..., own]).to(x.device)
-                attention = part.attend(self._tiles, key, value, entering, own)
-                del key, value
-                found.append(mix.gated(both, part.image(attention), own))
-                del attention
-        if fact is None:
-            raise Reached
+            key, value = part.lines(mix.key(both, own)), part.lines(mix.value(both, own))
+            entering = torch.from_numpy(fact[..., own]).to(x.device)
+            attention = part.attend(self._tiles, key, value, entering, own)
+            del key, value
+            found.append(mix.gated(both, part.image(attention), own))
+            del attention
         mixed = torch.cat(found, dim=-1)
         del both, found
         ahead, back = mixed.chunk(2, dim=-1)
