@@ -90,7 +90,8 @@ class LossConfig:
     whose samples have a target (simulated defocus, say) is trained against its target's luminance by eq. 19,
     as sharpening always is. ``mask_weight``: how much more the intensity of a pixel counts that lies on an
     object (1: twice). ``colour``: weight of the spectral angle to the target; only sharpening has bands that
-    could have one.
+    could have one. ``outside``: weight of how far values of a fusion without target lie outside [0, 1], where
+    they are cut off when the image is used, and the edges that the other terms like with them.
     """
 
     intensity: float = Field(default=10.0, ge=0)
@@ -105,6 +106,7 @@ class LossConfig:
     ssim_window: int = Field(default=11, ge=3)
     mask_weight: float = Field(default=0.0, ge=0)
     colour: float = Field(default=0.0, ge=0)
+    outside: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -25,8 +25,9 @@ def fusion_loss(
     """The loss of a batch and its parts, unweighted; `loss` is what to minimise.
 
     With a target eq. 19: parts `l1`, `ssim`, and `colour` if it has a weight. Without one eq. 20: parts
-    `intensity`, `ssim`, `gradient`; the sources then have the shape of the fused image, and sums over two
-    sources are sums over all. ``masks`` (B, c, H, W), bool: what `config.mask_weight` is about.
+    `intensity`, `ssim`, `gradient`, and `outside` if it has a weight; the sources then have the shape of the
+    fused image, and sums over two sources are sums over all. ``masks`` (B, c, H, W), bool: what
+    `config.mask_weight` is about.
     """
     if target is not None:
         l1 = F.l1_loss(fused, target)
@@ -43,7 +44,11 @@ def fusion_loss(
     dissimilarity = torch.stack([1 - ssim(fused, source, config.ssim_window) for source in sources]).sum()
     gradient = gradient_loss(fused, sources, config.gradient_target, config.gradient_gain)
     loss = config.intensity * intensity + config.ssim * dissimilarity + config.gradient * gradient
-    return {"loss": loss, "intensity": intensity, "ssim": dissimilarity, "gradient": gradient}
+    parts = {"loss": loss, "intensity": intensity, "ssim": dissimilarity, "gradient": gradient}
+    if config.outside:
+        parts["outside"] = (fused - fused.clamp(0, 1)).abs().mean()
+        parts["loss"] = loss + config.outside * parts["outside"]
+    return parts
 
 
 def intensity_loss(

@@ -133,6 +133,16 @@ def test_total_of_an_unsupervised_task(images: Callable[..., list[Tensor]]) -> N
     assert f.grad.abs().sum() > 0
 
 
+def test_values_outside_the_range_cost(images: Callable[..., list[Tensor]]) -> None:
+    f, a, b = images(1, 1, 16, 16)
+    f = 2 * f - 0.5
+    parts = fusion_loss(f, [a, b], None, LossConfig(outside=7))
+    beyond = sum(max(v - 1, 0) + max(-v, 0) for v in f.flatten().tolist()) / f.numel()
+    assert float(parts["outside"]) == pytest.approx(beyond, rel=1e-5)
+    without = fusion_loss(f, [a, b], None, LossConfig())["loss"]
+    assert float(parts["loss"]) == pytest.approx(float(without) + 7 * beyond, rel=1e-5)
+
+
 def test_total_of_a_supervised_task(images: Callable[..., list[Tensor]]) -> None:
     f, target, pan = images(2, 4, 16, 16)
     parts = fusion_loss(f, [pan[:, :1], target[..., ::4, ::4]], target, LossConfig())
