@@ -210,7 +210,8 @@ def in_own_process(folder: Path, what: str, number: int, workers: int | None) ->
     result = json.loads(output.stdout.splitlines()[-1])
     rate = f"{number / result['seconds']:.1f} samples/s, {1000 * result['cpu'] / number:.0f} ms CPU each"
     rate += f", peak {result['peak'] / 2**20:.0f} MiB"
-    print(f"{what}, {number} samples: {rate} {result.get('stages', result.get('inside', ''))}", flush=True)
+    details = [f"{name} {result[name]}" for name in ("stages", "share", "inside") if name in result]
+    print(f"{what}, {number} samples: {rate}", *details, sep=", ", flush=True)
     return result
 
 
