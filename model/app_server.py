@@ -16,7 +16,7 @@ from model.app_visit import offered_weights
 from model.sample import Settings
 from pipeline.errors import InputError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 OVERHEAD = 2**20  # bytes that a request may have beside the file it uploads
 
 

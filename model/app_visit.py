@@ -77,7 +77,7 @@ def suited(offered: Sequence[Weights], files: Sequence[Path], task: str) -> Weig
     bands = max(image_facts(file).bands for file in files)
     name = weights_for(task, bands) if task in SHARPENING_TASKS else task
     for weights in offered:
-        if weights.name == name if weights.shipped else weights.task == task:
+        if (weights.name == name) if weights.shipped else (weights.task == task):
             return weights
     raise InputError(f"there are no weights for {task}; start the page with --weights FILE")
 

@@ -43,7 +43,8 @@ class ChannelMix(nn.Module):
         self.output = nn.Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.numel() <= _PORTION * x.shape[-1]:
+        # A program for every size (model/export.py) cannot choose by size.
+        if torch.compiler.is_exporting() or torch.is_grad_enabled() or x.numel() <= _PORTION * x.shape[-1]:
             return self._mix(x)
         portions = x.flatten(0, -2).split(_PORTION)
         return torch.cat([self._mix(portion) for portion in portions]).view(x.shape)

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -90,7 +91,7 @@ def export(
     if out.resolve() == fuser.path.resolve():
         raise InputError(f"{out}: these are the weights themselves; choose another output")
     config = fuser.network.config
-    program = Program(fuser.network.cpu(), guided).eval().requires_grad_(False)
+    program = Program(deepcopy(fuser.network).cpu(), guided).eval().requires_grad_(False)
     if guided and not (program.takes_masks or program.takes_text):
         raise InputError(f"{fuser.path}: was trained without guidance; leave --guided out")
     inputs, sizes = _inputs(config, program, fuser.record)

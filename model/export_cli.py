@@ -23,7 +23,9 @@ class ExportFormat(StrEnum):
 
 @app.command("export")
 def export_command(
-    weights: Annotated[str, typer.Option(help="Task id of known weights, or a .safetensors file.")],
+    weights: Annotated[
+        str, typer.Option(help="Name of known weights, a .safetensors file, or hf://owner/name.")
+    ],
     form: Annotated[ExportFormat, typer.Option("--format", help="Kind of program.")] = ExportFormat.onnx,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write. (default: <task>.onnx, .pt2 or .pt)")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from safetensors.torch import save
 
 from model.hub_card import model_card
@@ -27,7 +27,7 @@ from pipeline.images import write_atomically
 PREFIX = "hf://"
 CARD = "README.md"
 _ADDRESS = re.compile(re.escape(PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-_FAILURES = (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError)
+_FAILURES = (HTTPError, HFValidationError, OfflineModeIsEnabled, OSError)
 
 
 class HubNetwork(RWKVFusion, PyTorchModelHubMixin):

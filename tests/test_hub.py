@@ -16,7 +16,7 @@ from writable_hub import WritableHub, running
 
 import model
 from model.cli import app
-from model.hub import HubNetwork, export_folder, fetch
+from model.hub import HubNetwork, export_folder, fetch, push
 from model.inference import fuse, load_weights
 from pipeline.errors import InputError
 from pipeline.images import write_image
@@ -164,6 +164,9 @@ def test_a_hub_that_refuses_is_named(
     hub.commit({"pytorch_model.bin": b"a pickle", "config.json": b"{}"})
     with pytest.raises(InputError, match=r"has no model\.safetensors"):
         fetch("hf://somebody/fusion")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(InputError, match="cannot be pushed"):
+        push(weights, "somebody/fusion")
 
 
 def test_nothing_is_fetched_without_a_network() -> None:
