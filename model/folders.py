@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.matching import match_fused, match_samples
+from model.matching import list_folder, match_fused, match_samples
 from model.measure import OPTIONS, Options
 from model.results import Case, Evaluation, write_results
 from model.scoring import few, score_all
@@ -45,11 +45,13 @@ def evaluate_folders(
         found.warnings.append(f"{len(left_out)} files have no partner in the other folders: {few(left_out)}")
     for method, folder in fused.items():
         images = match_fused(samples, method, folder.absolute())
+        unused = sorted(path.name for path in {*list_folder(folder.absolute()).values()} - {*images.values()})
+        hint = f"; {len(unused)} files there match no sample ({few(unused)})" if unused else ""
         for sample in samples:
             if sample.id in images:
                 found.cases.append(Case(method, sample, images[sample.id]))
             else:
-                found.failures.append((method, sample.id, f"{folder}: no fused image of '{sample.id}'"))
+                found.failures.append((method, sample.id, f"{folder}: no fused image of '{sample.id}'{hint}"))
     score_all(found, out, options, console)
     if out is not None:
         write_results(out, found)

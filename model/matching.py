@@ -1,7 +1,8 @@
 """Find the files of one sample in folders that name them in different ways.
 
 Files match by stem: exactly, else without regard to case, else without the word that tells the image's part
-in the sample: ``05_VIS``, ``IR05``, ``fused_05`` and ``05_METHOD`` are all ``05``, ``Cave_A`` is ``cave``.
+in the sample: ``05_VIS``, ``IR05``, ``fused_05`` and ``05_METHOD`` are all ``05``, ``Cave_A`` is ``cave``; a
+word that all fused images of a folder end or begin with is the method's.
 Numbers are never dropped: ``image1`` is not ``image11``.
 """
 
@@ -139,7 +140,21 @@ def match_samples(
 
 def match_fused(samples: Sequence[Sample], method: str, folder: Path) -> dict[str, Path]:
     """Sample id -> the method's fused image in ``folder``, for the samples that have one."""
-    return pair([sample.id for sample in samples], list_folder(folder), (method, folder.name))
+    files = list_folder(folder)
+    return pair([sample.id for sample in samples], files, (method, folder.name, *shared_words(list(files))))
+
+
+def shared_words(stems: Sequence[str]) -> list[str]:
+    """Words that all of several stems begin or end with, as ``SeAFusion`` in ``01_SeAFusion``; no numbers."""
+    parts = [[part for part in SEPARATOR.split(stem.casefold()) if part] for stem in stems]
+    found = []
+    for end in (-1, 0):
+        while len(parts) > 1 and all(len(words) > 1 for words in parts) and not parts[0][end].isdigit():
+            if len({words[end] for words in parts}) > 1:
+                break
+            found.append(parts[0][end])
+            parts = [words[1:] if end == 0 else words[:-1] for words in parts]
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -86,6 +86,8 @@ def score_all(found: Evaluation, folder: Path | None, options: Options, console:
     for case in found.cases:
         found.rows.append(Row(case.sample.task, case.sample.id, case.method, results[case].values))
     found.failures.sort(key=lambda failure: failure[:2])
+    for task in found.tasks:
+        _compare_coverage(task, found)
     stretched: dict[str, list[str]] = {}
     for case in found.cases:
         if results[case].stretched:
@@ -95,6 +97,20 @@ def score_all(found: Evaluation, folder: Path | None, options: Options, console:
         found.warnings.append(
             f"{method}: {len(images)} of {total} fused images look stretched to their minimum and maximum, "
             f"which changes every metric of contrast ({few(images)})"
+        )
+
+
+def _compare_coverage(task: str, found: Evaluation) -> None:
+    """Warn where methods were measured on different samples of a task."""
+    covered: dict[str, set[str]] = {}
+    for row in found.of_task(task):
+        covered.setdefault(row.method, set()).add(row.sample)
+    total = len(set().union(*covered.values()))
+    short = [f"{method}: {len(samples)}" for method, samples in covered.items() if len(samples) < total]
+    if short:
+        found.warnings.append(
+            f"{task}: of {total} samples some methods were measured on fewer ({', '.join(short)}); means and "
+            "ranks over different samples cannot be compared"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from model.ranking import Ranking, Statistic, rank
 from model.results import LABELS, Evaluation, arrow, direction, mean, number, write_json
 from pipeline.images import write_atomically
 
+NAMED = 5  # failures of a method that are printed one by one
+
 
 def say(found: Evaluation, console: Console) -> None:
     """Print an evaluation: a table of each task, then warnings and failures."""
@@ -20,8 +23,14 @@ def say(found: Evaluation, console: Console) -> None:
         console.print(summary(task, found, rank(found.of_task(task))))
     for warning in found.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    said: Counter[str] = Counter()
     for method, sample, reason in found.failures:
-        console.print(f"failed {method} {sample}: {reason}", style="red", markup=False, soft_wrap=True)
+        said[method] += 1
+        if said[method] <= NAMED:
+            console.print(f"failed {method} {sample}: {reason}", style="red", markup=False, soft_wrap=True)
+    for method, count in said.items():
+        if count > NAMED:
+            console.print(f"failed {method}: {count - NAMED} more samples", style="red", markup=False)
 
 
 def summary(task: str, evaluation: Evaluation, ranking: Ranking) -> Table:
@@ -38,6 +47,8 @@ def summary(task: str, evaluation: Evaluation, ranking: Ranking) -> Table:
             text = number(metric, means[method][metric])
             cells.append(f"[bold green]{text} *[/]" if ranking.statistics[method][metric].rank == 1 else text)
         table.add_row(f"{metric} {arrow(metric)}", *cells)
+    if len(set(ranking.samples.values())) > 1:
+        table.add_row("samples", *[str(ranking.samples[method]) for method in ranking.methods])
     if len(ranking.methods) > 1:
         table.add_row("mean rank ↓", *[_rank(ranking.mean_rank[method]) for method in ranking.methods])
     ids = {row.sample for row in rows}

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from model import scoring
 from model.folders import evaluate_folders
-from model.matching import match_fused, match_samples, pair, strip
+from model.matching import match_fused, match_samples, pair, shared_words, strip
 from model.measure import Options
 from model.metrics import fusion_metrics
 from pipeline.errors import InputError
@@ -75,6 +75,19 @@ def test_no_file_is_lent_to_a_sample_that_lacks_its_own(tmp_path: Path) -> None:
     assert samples[0].task == "fusion"
     fused = names(tmp_path / "fused", "a1.png")
     assert set(match_fused(samples, "m", fused)) == {"a1"}
+
+
+def test_a_word_that_all_fused_images_share_is_the_methods(tmp_path: Path) -> None:
+    folders = [names(tmp_path / name, "01.png", "02.png") for name in ("vi", "ir")]
+    samples, _ = match_samples(folders, None, None, None)
+    fused = names(tmp_path / "x", "new_01_Some-Net_v2.png", "new_02_Some-Net_v2.png")
+    assert {k: v.name[:6] for k, v in match_fused(samples, "m", fused).items()} == {
+        "01": "new_01",
+        "02": "new_02",
+    }
+    assert shared_words(["01_a", "02_b"]) == []
+    assert shared_words(["1_2024", "2_2024"]) == []
+    assert shared_words(["01_A"]) == []
 
 
 def test_names_that_could_mean_several_files_are_refused(tmp_path: Path) -> None:
@@ -151,6 +164,25 @@ def test_missing_and_broken_images_are_named_and_the_rest_goes_on(folders: dict[
     assert "s2.png" in reasons["one", "s2"]
     assert "10x10" in reasons["two", "s3"]
     assert "24x32" in reasons["two", "s3"]
+    assert found.warnings == [
+        "visible_infrared: of 3 samples some methods were measured on fewer (one: 1, two: 2); means and "
+        "ranks over different samples cannot be compared"
+    ]
+
+
+def test_a_folder_of_other_names_says_what_it_holds(folders: dict[str, Path], tmp_path: Path) -> None:
+    folders["other"] = names(tmp_path / "other", *(f"scene{number}.png" for number in range(7)))
+    terminal = Console(file=StringIO(), width=300)
+    found = evaluate_folders(
+        {"one": folders["one"], "other": folders["other"]},
+        [folders["visible"], folders["infrared"]],
+        None,
+        None,
+        terminal,
+        options=HERE,
+    )
+    assert len(found.failures) == 3
+    assert "7 files there match no sample (scene0.png" in found.failures[0][2]
 
 
 def test_stretched_images_are_named(folders: dict[str, Path]) -> None:
