@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,8 @@ class _Part:
         self.config, self.name = config, name
         section, task = config.dataset(name), config.train.task
         samples = [sample for sample in section.samples() if sample.task == task]
+        if len(samples) > HASHED_AT_ONCE:
+            gc.freeze()  # they hold no cycles; looking for some again and again takes as long as reading them
         training = [sample for sample in samples if sample.split == "train"]
         if not training:
             raise InputError(
