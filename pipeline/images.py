@@ -212,8 +212,8 @@ def _image(raster: Raster, values: Values, bits: int | None, path: Path) -> Imag
         if pixels.min() < -1e-6 or pixels.max() > 1 + 1e-6:
             raise InputError(
                 f"{path}: floating-point values {pixels.min():g} … {pixels.max():g} lie outside [0, 1]; "
-                "rescale the image or say its depth (8 for 0 … 255, 11 for 0 … 2047): `bits` in the "
-                "manifest, or --bits"
+                "rescale the image or set `bits` in the manifest, --bits for a folder (8 for 0 … 255, 11 for "
+                "0 … 2047)"
             )
         pixels = np.ascontiguousarray(pixels.clip(0, 1))
     else:
