@@ -1,4 +1,4 @@
-"""Files that are written window by window, in any order: tiled BigTIFF."""
+"""Files that are written window by window, in any order: tiled BigTIFF, Zarr."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import GeoReference
+from pipeline.manifest import ZARR_SUFFIX
 
 SIDE = 256  # pixels of a tile of the file
 
@@ -39,8 +40,10 @@ class Canvas(Protocol):
         """Put the finished file where it belongs."""
 
 
-def canvas_at(path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Canvas:
+def canvas_at(path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], bits: int) -> Canvas:
     """The canvas for a file by its suffix."""
+    if path.suffix == ZARR_SUFFIX:
+        return ZarrCanvas(path, shape, dtype, bits)
     return TiffCanvas(path, shape, dtype)
 
 
@@ -104,3 +107,36 @@ class TiffCanvas:
             with rasterio.open(self.path, "r+") as dataset:
                 georeference.write_to(dataset)
         os.replace(self.path, output)
+
+
+@dataclass
+class ZarrCanvas:
+    """A Zarr array (pipeline/zarr_images.py), whose chunks are compressed."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    bits: int
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def allocate(self) -> None:
+        from pipeline.zarr_images import create_image  # zarr takes long to load
+
+        create_image(self.path, self.shape, self.dtype, self.bits)
+
+    def write(self, top: int, left: int, values: NDArray[Any]) -> None:
+        from pipeline.zarr_images import write_part
+
+        write_part(self.path, top, left, values)
+
+    def flush(self) -> None:
+        if hasattr(os, "sync"):
+            os.sync()  # many small files
+
+    def place(self, output: Path, georeference: GeoReference | None) -> None:
+        from pipeline.zarr_images import put
+
+        put(self.path, output)

@@ -19,12 +19,15 @@ from pipeline.manifest import (
     ROLES,
     SHARPENING_TASKS,
     TASKS,
+    ZARR_SUFFIX,
     Sample,
     Source,
-    file_of,
+    is_stored,
     nearest,
     read_manifest,
 )
+
+WRITTEN = (*IMAGE_SUFFIXES, ZARR_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def jobs_of_paths(
 def _files_of(text: str) -> list[Path] | None:
     """The images of a folder or pattern; None for a single file."""
     path = Path(text)
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() != ZARR_SUFFIX:
         return [file for file in sorted(path.iterdir()) if _is_image(file)]
     if path.exists() or "#" in path.name:
         return None
@@ -87,7 +90,7 @@ def _files_of(text: str) -> list[Path] | None:
 
 
 def _is_image(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
+    return is_stored(file) and file.suffix.lower() in WRITTEN
 
 
 def _by_folder(paths: Sequence[Path]) -> list[list[Path]] | None:
@@ -103,7 +106,7 @@ def _matched(
     groups: Sequence[Sequence[Path]], names: Sequence[str], output: Path, task: str | None
 ) -> tuple[list[Job], list[str]]:
     """Jobs of the files with one name in every group, and the files that are not in all."""
-    if output.suffix.lower() in IMAGE_SUFFIXES:
+    if output.suffix.lower() in WRITTEN:
         raise InputError(f"{output}: the sources are folders, so -o must be a folder too")
     found: list[dict[str, Path]] = []
     for files in groups:
@@ -129,7 +132,7 @@ def _matched(
 
 def _job(name: str, paths: Sequence[Path], output: Path, task: str | None, folder: bool = False) -> Job:
     task = task or guess_task(paths)
-    folder = folder or output.is_dir() or not output.suffix
+    folder = folder or not output.suffix or (output.is_dir() and output.suffix.lower() != ZARR_SUFFIX)
     target = output / f"{name}.png" if folder else output
     return Job(Sample(name, task, "test", ordered(paths, task)), target, folder)
 
@@ -141,7 +144,7 @@ def jobs_of_table(table: Path, output: Path, task: str | None = None) -> list[Jo
     ``infrared``, …), and optionally ``sample``, ``task``, ``caption`` and ``masks``; without such a row all
     columns are sources. Paths are relative to the table. Raises InputError that names the row.
     """
-    if output.suffix.lower() in IMAGE_SUFFIXES:
+    if output.suffix.lower() in WRITTEN:
         raise InputError(f"{output}: a table has many samples, so -o must be a folder")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -178,7 +181,7 @@ def _job_of_row(
     if len(paths) < 2:
         raise InputError(f"{place}: names {len(paths)} source; fusion needs at least two")
     for path in paths:
-        if not file_of(path).is_file():
+        if not is_stored(path):
             raise InputError(f"{place}: {path}: no such file; paths are relative to the table")
     name = cells.get("sample") or paths[0].stem
     if name in (".", "..") or set(name) & set("/\\\0"):
@@ -200,7 +203,7 @@ def printable(text: object) -> str:
 
 def jobs_of_samples(samples: Sequence[Sample], output: Path) -> list[Job]:
     """Jobs for the samples of a manifest; results are <output>/<sample>.png or .tif."""
-    if output.suffix.lower() in IMAGE_SUFFIXES:
+    if output.suffix.lower() in WRITTEN:
         raise InputError(f"{output}: a data set has many samples, so -o must be a folder")
     return [Job(sample, output / f"{sample.id}.png", suffix_free=True) for sample in samples]
 

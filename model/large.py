@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from model.combine import Colour
@@ -17,7 +18,7 @@ from model.tiling import Tiling, plan
 from model.whole import shape_of
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, ImageFacts, read_image, read_window
-from pipeline.manifest import file_of
+from pipeline.manifest import ZARR_SUFFIX, file_of
 
 
 def fuse_pieces(
@@ -32,10 +33,10 @@ def fuse_pieces(
     tiles. Raises InputError for what cannot be read or written in pieces, and then leaves nothing behind.
     """
     result, facts = prepared.result, prepared.facts
-    if result.path.suffix.lower() not in (".tif", ".tiff"):
+    if result.path.suffix.lower() not in (".tif", ".tiff", ZARR_SUFFIX):
         raise InputError(
             f"{result.path}: an image of {result.shape[1]}x{result.shape[2]} is beyond --memory and written "
-            "in pieces, which only .tif can be; give -o such a name, or more --memory"
+            "in pieces, which only .tif and .zarr can be; give -o such a name, or more --memory"
         )
     size = facts[0].size
     shape = shape_of(fuser.network)
@@ -91,7 +92,7 @@ def _facts(prepared: Prepared, fuser: Fuser, colour: Colour, tiling: Tiling) -> 
     """All that decides the values of the result, so that no run goes on with another's."""
     files = [file_of(image.path) for image in prepared.facts]
     own = [prepared.job.masks] if prepared.job.masks else []
-    status = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in [*files, *own]]
+    status = [(str(file.resolve()), *_stamp(file)) for file in [*files, *own]]
     text = b"" if prepared.text is None else prepared.text.tobytes()
     return {
         "files": status,
@@ -102,3 +103,9 @@ def _facts(prepared: Prepared, fuser: Fuser, colour: Colour, tiling: Tiling) -> 
         "text": hashlib.sha256(text).hexdigest(),
         "guidance": prepared.note,
     }
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of the last change, of a folder all that is in it."""
+    inside = [path.stat() for path in file.rglob("*")] if file.is_dir() else [file.stat()]
+    return sum(status.st_size for status in inside), max(status.st_mtime_ns for status in inside)

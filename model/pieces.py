@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.images import FloatArray, GeoReference, quantise, write_atomically
 
 _STATE = "state.json"
-_OURS = re.compile(r"picture\.(tif|zarr)|state\.json|fact-\d+\.npy|.*\.\d+\.tmp")
+_OURS = re.compile(r"picture\.(tiff?|zarr)|state\.json|fact-\d+\.npy|.*\.\d+\.tmp")
 
 
 @dataclass
@@ -39,7 +39,8 @@ class Pieces:
 
     def __post_init__(self) -> None:
         dtype = quantise(np.zeros((1, 1, 1), np.float32), self.bits).dtype
-        self._canvas = canvas_at(self.folder / f"picture{self.output.suffix.lower()}", self.shape, dtype)
+        picture = self.folder / f"picture{self.output.suffix.lower()}"
+        self._canvas = canvas_at(picture, self.shape, dtype, self.bits)
 
     @property
     def folder(self) -> Path:

@@ -77,13 +77,18 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".he5")
 ENVI_SUFFIXES = (".hdr", ".img", ".bil", ".bip", ".bsq", ".dat", ".raw")
 """An ENVI cube is named by its header or by its data file."""
 
-READ_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", *HDF5_SUFFIXES, *ENVI_SUFFIXES)
+ZARR_SUFFIX = ".zarr"
+"""A folder that is one image: a Zarr array, or a group of them."""
+
+READ_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", *HDF5_SUFFIXES, *ENVI_SUFFIXES, ZARR_SUFFIX)
 """Every type of image file that can be read."""
 
 _FIXED_COLUMNS = ("sample", "task", "split", "bits")
 _LAST_COLUMNS = ("target", "mask")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEYED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ('.mat', *HDF5_SUFFIXES)))}))#(.*)", re.IGNORECASE)
+_KEYED = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, ('.mat', *HDF5_SUFFIXES, ZARR_SUFFIX)))}))#(.*)", re.IGNORECASE
+)
 
 
 class Source:
@@ -151,6 +156,12 @@ def split_key(path: Path) -> tuple[Path, str]:
 def file_of(path: Path) -> Path:
     """Return the file that holds an image: ``path`` without its ``#KEY``."""
     return split_key(path)[0]
+
+
+def is_stored(path: Path) -> bool:
+    """Whether there is a file that may hold an image, or a folder that is one."""
+    file = file_of(path)
+    return file.is_dir() if file.suffix.lower() == ZARR_SUFFIX else file.is_file()
 
 
 def companion(path: Path) -> Path | None:

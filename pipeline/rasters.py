@@ -1,7 +1,8 @@
 """Opened images: what the header says, and how a window of the stored values is read. One opener per format.
 
 TIFF, and what Pillow cannot hold, go through GDAL (pipeline/gdal_rasters.py); MATLAB, HDF5 and ENVI are in
-pipeline/containers.py. All three are imported when a file needs them: the libraries take long to load.
+pipeline/containers.py, Zarr in pipeline/zarr_images.py. All are imported when a file needs them: the
+libraries take long to load.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from PIL import UnidentifiedImageError
 
 from pipeline.errors import InputError
 from pipeline.georeference import GeoReference
-from pipeline.manifest import ENVI_SUFFIXES, HDF5_SUFFIXES, READ_SUFFIXES, split_key
+from pipeline.manifest import ENVI_SUFFIXES, HDF5_SUFFIXES, READ_SUFFIXES, ZARR_SUFFIX, is_stored, split_key
 
 Values = NDArray[np.generic]
 ReadWindow = Callable[[int, int, int, int], Values]
@@ -104,10 +105,14 @@ def open_raster(path: Path) -> AbstractContextManager[Raster]:
         raise InputError(
             f"{path}: '{suffix}' is not a supported image type ({', '.join(READ_SUFFIXES)}); convert it"
         )
-    if not file.is_file():
+    if not is_stored(path):
         raise InputError(f"{path}: no such image file; check the path or the manifest")
     if suffix == ".npy":
         return nullcontext(_array_file(path, file))
+    if suffix == ZARR_SUFFIX:
+        from pipeline.zarr_images import open_zarr
+
+        return nullcontext(open_zarr(path, file, key))
     if suffix in (".tif", ".tiff"):
         from pipeline.gdal_rasters import open_tiff
 

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from pipeline.errors import InputError
 from pipeline.georeference import GeoReference
-from pipeline.manifest import IMAGE_SUFFIXES
+from pipeline.manifest import IMAGE_SUFFIXES, ZARR_SUFFIX
 
 FloatArray = NDArray[np.float32]
 
@@ -24,13 +24,21 @@ def write_image(
     """Write float (C, H, W) in [0, 1] by suffix, atomically.
 
     PNG takes 1 or 3 bands at up to 16 bits; JPEG and BMP 8 bits; TIFF and NPY any number of bands at any
-    depth (``bits`` 9 to 16 are stored in uint16 unscaled, 32 as float32). ``georeference`` goes into a TIFF;
-    other types have no place for it. What a type cannot hold raises InputError.
+    depth (``bits`` 9 to 16 are stored in uint16 unscaled, 32 as float32), and so do Zarr arrays, which are
+    folders. ``georeference`` goes into a TIFF; other types have no place for it. What a type cannot hold
+    raises InputError.
     """
     bands = pixels.shape[0]
     suffix = path.suffix.lower()
+    if suffix == ZARR_SUFFIX:
+        from pipeline.zarr_images import write_zarr  # zarr takes long to load
+
+        write_zarr(path, quantise(pixels, bits), bits)
+        return
     if suffix not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: cannot write '{suffix}'; choose one of {', '.join(IMAGE_SUFFIXES)}")
+        raise InputError(
+            f"{path}: cannot write '{suffix}'; choose one of {', '.join((*IMAGE_SUFFIXES, ZARR_SUFFIX))}"
+        )
     is_tiff = suffix in (".tif", ".tiff")
     if not is_tiff and suffix != ".npy" and (bands not in (1, 3) or bits > 16):
         raise InputError(
