@@ -16,11 +16,13 @@ Tensors are C x H x W, or a batch B x C x H x W:
 >>> batch.shape, batch.dtype
 (torch.Size([2, 3, 48, 64]), torch.float32)
 
-Pillow images, in grey, under a caption:
+Pillow images, in grey, with the mask of an object:
 
 >>> from PIL import Image
 >>> images = [Image.fromarray(visible), Image.fromarray(infrared)]
->>> fuse(images, "multi_focus", colour="gray", caption="a car behind a tree").mode
+>>> person = np.zeros((1, 48, 64), bool)
+>>> person[0, 10:30, 20:28] = True
+>>> fuse(images, weights, colour="gray", masks=person).mode
 'L'
 """
 

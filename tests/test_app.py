@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_project import scene
+from tiny_project import make_weights, scene
 from typer.testing import CliRunner
 
 from model import app_visit
@@ -66,9 +66,11 @@ def test_the_page_gives_what_the_command_gives(visit: Visit, tmp_path: Path) -> 
 
 
 def test_a_caption_is_encoded_as_the_command_does(visit: Visit, tmp_path: Path, pair: list[Path]) -> None:
-    weights, words = weights_for("multi_focus"), "a bench in front of a wall"
+    own = make_weights(tmp_path / "own.safetensors", "multi_focus", encoder="classical-texts-1")
+    weights, words = offered_weights([str(own)])[0], "a bench in front of a wall"
     fused = visit.fuse(visit.take([str(path) for path in pair]), weights, Settings(), None, words)
-    expected = by_command(tmp_path / "out.png", *pair, "--task", "multi_focus", "--caption", words)
+    arguments = ("--task", "multi_focus", "--weights", own, "--caption", words)
+    expected = by_command(tmp_path / "out.png", *pair, *arguments)
     assert fused.path.read_bytes() == expected.read_bytes()
     assert "guided by text" in fused.line
 
@@ -126,15 +128,14 @@ def test_painted_colours_become_objects(visit: Visit) -> None:
 def test_weights_say_which_guidance_they_know(tmp_path: Path) -> None:
     known = {weights.name: weights for weights in offered_weights()}
     assert "trained with masks only" in known["visible_infrared"].why_no_caption
-    assert known["medical"].why_no_caption == ""
-    assert known["medical"].encoder == "classical-texts-1"
+    assert known["visible_infrared"].masks
     assert not known["pansharpening"].masks
-    own = tmp_path / "mine.safetensors"
-    for suffix in (".safetensors", ".json"):
-        source = app_visit.SHIPPED / f"medical{suffix}"
-        own.with_suffix(suffix).write_bytes(source.read_bytes())
+    assert "trained with no guidance" in known["pansharpening"].why_no_caption
+    own = make_weights(tmp_path / "mine.safetensors", "medical", encoder="classical-texts-1")
     offered = offered_weights([str(own)])
     first = offered[0]
+    assert first.why_no_caption == ""
+    assert first.encoder == "classical-texts-1"
     assert first.label == "medical (mine.safetensors)", "one's own come before the shipped ones"
     write_image(tmp_path / "a.png", scene(1, 1, 20, 20))
     assert suited(offered, [tmp_path / "a.png"], "medical") == first

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_project import scene
+from tiny_project import make_weights, scene
 from typer.testing import CliRunner
 
 from model.app_examples import draw_examples
@@ -77,6 +77,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`rwkvfusion app` in a process of its own, whose temporary files have a place of their own."""
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
     temporary, elsewhere = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("elsewhere")
+    own = tmp_path_factory.mktemp("own") / "told.safetensors"
+    make_weights(own, "multi_focus", encoder="classical-texts-1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,6 +92,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             str(port),
             "--max-upload",
             f"{MOST_BYTES // 2**20}MiB",
+            "--weights",
+            str(own),
         ],
         cwd=elsewhere,
         env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
@@ -237,7 +241,7 @@ def test_masks_are_drawn_and_switched_off(page: Any) -> None:
 @pytest.mark.slow
 def test_a_caption_guides_weights_that_know_text(page: Any) -> None:
     page.click("#examples button >> nth=4")
-    page.wait_for_selector("#told:has-text('multi_focus (guessed)')")
+    page.wait_for_selector("#told:has-text('multi_focus (told.safetensors) (guessed)')")
     page.click("#guidance > button")
     assert "classical-texts-1" in page.inner_text("#encoder")
     assert "fence" in page.input_value("#caption textarea")

@@ -114,10 +114,9 @@ def test_type_depth_and_place_follow_the_sources() -> None:
 
 
 def test_a_caption_is_what_the_weights_understand() -> None:
-    weights = make_weights(Path("known.safetensors"), "visible_infrared")
+    weights = make_weights(Path("known.safetensors"), "visible_infrared", encoder="classical-texts-1")
     record = json.loads(weights.with_suffix(".json").read_text())
     arguments = ("data/visible/vi0.png", "data/infrared/vi0.png", "--weights", weights, "--overwrite")
-    weights.with_suffix(".json").write_text(json.dumps(record | {"text_encoder": "classical-texts-1"}))
     fuser = load_weights(weights)
     code, said = fuse(*arguments, "-o", "told.png", "--caption", "two people behind smoke")
     assert code == 0, said

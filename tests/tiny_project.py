@@ -108,11 +108,16 @@ def _stores(root: Path, samples: list[Sample]) -> None:
 
 
 def make_weights(
-    path: Path, task: str, seed: int = 0, head: float = 0.02, changed: dict[str, object] | None = None
+    path: Path,
+    task: str,
+    seed: int = 0,
+    head: float = 0.02,
+    changed: dict[str, object] | None = None,
+    encoder: str | None = None,
 ) -> Path:
     """Write weights of an untrained network whose head is not zero: its result depends on everything.
 
-    ``changed``: values of the network's configuration other than those below.
+    ``changed``: other values of the network's configuration; ``encoder``: whose text it knows.
     """
     torch.manual_seed(seed)
     sharpening = task == "pansharpening"
@@ -134,6 +139,7 @@ def make_weights(
         "roles": TASKS[task][0],
         "ratios": [1, 4] if sharpening else [1, 1],
         "model": dataclasses.asdict(config),
+        "text_encoder": encoder,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
