@@ -76,8 +76,11 @@ def test_distance_follows_the_formula(backbone: Path) -> None:
 
 def test_missing_and_wrong_weights_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"no VGG16 weights at .*vgg16-397923af\.pth"):
+    with pytest.raises(InputError, match=r"no VGG16 weights in torch's cache .*vgg16-397923af\.pth") as told:
         backbone_file()
+    assert str(tmp_path) not in str(told.value)
+    with pytest.raises(InputError, match=r"no VGG16 weights at absent\.pth"):
+        backbone_file("absent.pth")
     plane = np.zeros((20, 20))
     assert "LPIPS" not in fusion_metrics([plane, plane], plane)
     with pytest.raises(InputError, match=r"nothing\.pth"):

@@ -32,8 +32,10 @@ def backbone_file(weights: Path | str | None = None) -> Path:
             raise InputError(f"LPIPS: cannot download {ADDRESS} ({error}): name a copy of it") from None
     file = cached if weights in (None, HUB) else Path(str(weights))
     if not file.is_file():
+        # The cache lies in somebody's home, which has no place in a report that others read.
+        place = f"in torch's cache of downloads ({FILE})" if file == cached else f"at {file}"
         raise InputError(
-            f"LPIPS: no VGG16 weights at {file}: name a copy of torchvision's {FILE} with --lpips, "
+            f"LPIPS: no VGG16 weights {place}: name a copy of torchvision's {FILE} with --lpips, "
             f"or '{HUB}' to download it"
         )
     return file
