@@ -1,13 +1,12 @@
 """GSA and MTF-GLP: against their formulas worked out pixel by pixel, and against what a method must do."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_cases import pan_cases
 
 from model.metrics import sharpening
 from model.pansharpening import PANSHARPENING_BASELINES, gsa, mtf_glp
@@ -15,8 +14,6 @@ from pipeline.errors import InputError
 from pipeline.images import FloatArray
 from pipeline.protocols import wald
 from pipeline.sensors import gains_of, mtf_filter
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def scene(height: int, width: int, bands: int, ratio: int, seed: int = 0) -> tuple[FloatArray, FloatArray]:
@@ -123,18 +120,7 @@ def test_a_sensor_of_other_bands_is_refused() -> None:
             method(pan, ms, "WV3")
 
 
-def cases() -> list[Any]:
-    folder = ROOT.parent / "shared" / "oracle_metrics"
-    if not folder.is_dir():
-        return [pytest.param({}, marks=pytest.mark.skip(reason="no reference arrays beside the repository"))]
-    found = json.loads((folder / "cases.json").read_text())["pan_cases"]
-    return [
-        pytest.param(case | {name: folder / file for name, file in case["files"].items()}, id=case["name"])
-        for case in found
-    ]
-
-
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", pan_cases())
 def test_both_beat_the_enlarged_bands(case: dict[str, Any]) -> None:
     """On the reference arrays: `lms` are the bands that the toolbox enlarged."""
     peak = 2.0 ** case["bits"] - 1

@@ -1,7 +1,5 @@
 """Reduced resolution: against the toolboxes' arrays, and against what the formulas promise."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,27 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle_cases import pan_cases
 from scipy.ndimage import gaussian_filter
 
 from pipeline import protocols
 from pipeline.errors import InputError
 from pipeline.sensors import GAINS, TAPS, gains_of, mtf_filter
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-def oracle_cases() -> list[Any]:
-    folder = ROOT.parent / "shared" / "oracle_metrics"
-    if not folder.is_dir():
-        return [pytest.param({}, marks=pytest.mark.skip(reason="no reference arrays beside the repository"))]
-    cases = json.loads((folder / "cases.json").read_text())["pan_cases"]
-    return [
-        pytest.param(case | {name: folder / file for name, file in case["files"].items()}, id=case["name"])
-        for case in cases
-    ]
-
-
-@pytest.mark.parametrize("case", oracle_cases())
+@pytest.mark.parametrize("case", pan_cases())
 def test_wald_and_interp23_are_the_toolboxes(case: dict[str, Any]) -> None:
     """`ms` was made from `gt` and `lms` from `ms` by the published MATLAB functions; files are float32."""
     gt, ms, lms = (np.load(case[name]).astype(float).transpose(2, 0, 1) for name in ("gt", "ms", "lms"))

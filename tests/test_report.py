@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,6 @@ from model.results import Case, Evaluation, Row, write_results
 from pipeline.errors import InputError
 from pipeline.images import write_image
 from pipeline.manifest import Sample, Source, write_manifest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 def scene(bands: int, height: int, width: int, seed: int) -> np.ndarray:
@@ -140,18 +128,6 @@ def test_curves_of_one_name_share_a_chart(evaluated: Path) -> None:
     assert read_curves(Path("runs/absent")) == {}
     assert chart("one", {"a": [(3, 2)]}).count("<polyline") == 1
     assert chart("none", {"a": []}) == ""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
