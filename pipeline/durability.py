@@ -123,7 +123,10 @@ def full_disk_explained(path: Place) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Answer Ctrl-C after the block. Only the main thread receives it, so others need nothing."""
+    """Answer Ctrl-C after the block, which would go on in zarr's own thread otherwise.
+
+    Only the main thread receives Ctrl-C, so others need nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -134,4 +137,4 @@ def uninterrupted() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, previous)
     if caught:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # such a block around this one puts it off further

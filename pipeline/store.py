@@ -270,6 +270,7 @@ class Store:
         }
 
 
+@uninterrupted()
 def open_store(path: Place, mode: Literal["r", "r+"] = "r") -> Store:
     """Open a store. Raises InputError when it is absent, damaged or of another schema."""
     attributes = read_attributes(path)
@@ -288,6 +289,7 @@ def open_store(path: Place, mode: Literal["r", "r+"] = "r") -> Store:
         raise damaged(path, str(error)) from error
 
 
+@uninterrupted()
 def create_store(
     path: Place,
     kind: str,
@@ -324,10 +326,8 @@ def prepare_store(
     recover(path)
     config = json.loads(json.dumps(config))  # tuples become lists, as in the attributes of a store
     attributes = read_attributes(path)
-    if attributes is None:
-        return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), ""
-    reason = why_stale(attributes, config, fingerprint, upstream)
-    if reason:
+    reason = why_stale(attributes, config, fingerprint, upstream) if attributes is not None else ""
+    if attributes is None or reason:
         return create_store(path, kind, list(content), config, fingerprint, upstream, **sizes), reason
     old = open_store(path, "r+")
     if old.ids == tuple(content) and old.sizes == sizes:
@@ -346,6 +346,7 @@ def prepare_store(
     return open_store(path, "r+"), ""
 
 
+@uninterrupted()
 def _create(
     path: Place,
     kind: str,
@@ -356,8 +357,7 @@ def _create(
     sizes: Mapping[str, int],
 ) -> Store:
     """Create the empty store under its temporary name."""
-    temporary = path.with_name(path.name + ".tmp")
-    remove(temporary)
+    remove(temporary := path.with_name(path.name + ".tmp"))
     attributes = {
         "schema": SCHEMA,
         "kind": kind,

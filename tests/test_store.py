@@ -347,17 +347,18 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_answered_after_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "boxes.zarr"
-    make(path, "boxes")
     replace = Path.replace
 
     def interrupted(source: Path, target: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         replace(source, target)
 
-    store = open_store(path, "r+")
-    monkeypatch.setattr(Path, "replace", interrupted)
-    new = record("boxes", 50)
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create_store(path, "boxes", ["s0", "s1"], {}, "mark", **SIZES["boxes"])
+    store = open_store(path, "r+")
+    new = record("boxes", 50)
     with pytest.raises(KeyboardInterrupt):
         store.write({"s1": new}, {"s1": "new"})
     monkeypatch.undo()
