@@ -125,7 +125,7 @@ def _with_backbone(found: Evaluation, options: Options) -> Options:
     except InputError as error:
         if options.metrics is not None or options.lpips is not None:
             raise
-        found.warnings.append(f"{name} is missing. {error}")
+        found.warnings.append(f"{name} is missing: {error}")
         return options
 
 

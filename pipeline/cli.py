@@ -276,16 +276,19 @@ def list_weights() -> None:
         from pipeline.weights import missing, weights_folder
 
         folder = weights_folder()
-        typer.echo(f"in {folder}:")
+        typer.echo(f"Checkpoints in {folder}:\n")
+        typer.echo(f"{'name':<19}  {'state':<7}  {'size':>8}  {'licence':<10}  used for")
         for name, checkpoint in CHECKPOINTS.items():
             state = "missing" if missing(checkpoint, folder) else "there"
-            about = f"{checkpoint.size / 1e6:5.0f} MB  {checkpoint.licence:<10}  {checkpoint.use}"
-            typer.echo(f"{name:<19}  {state:<7}  {about}")
+            size = f"{checkpoint.size / 1e6:.0f} MB"
+            typer.echo(f"{name:<19}  {state:<7}  {size:>8}  {checkpoint.licence:<10}  {checkpoint.use}")
+        typer.echo(
+            "\n`python -m pipeline weights fetch NAME` downloads one. What each holds, and its origin:\n"
+        )
+        for name, checkpoint in CHECKPOINTS.items():
             for part in checkpoint.parts:
                 files = [Path(path).name for path in (*part.pinned, *part.others)]
-                typer.echo(
-                    f"    {name}/: {', '.join(files)}\n      from {part.repo}, revision {part.revision}"
-                )
+                typer.echo(f"{name}/: {part.repo}, revision {part.revision}\n    {', '.join(files)}")
 
 
 @weights_app.command("fetch")

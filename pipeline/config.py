@@ -253,13 +253,38 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
                 f"{path}: data set '{name}' is there already, for {root}; give {config.root} another name"
             )
         return False
-    params["datasets"][name] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
+    section: dict[str, object] = {"manifest": config.manifest, "root": config.root, "masks": config.masks}
     if config.prompt:
-        params["datasets"][name]["prompt"] = list(config.prompt)
+        section["prompt"] = list(config.prompt)
     if config.sensor != "other":
-        params["datasets"][name]["sensor"] = config.sensor
+        section["sensor"] = config.sensor
+    _leave_space_to_the_next_section(params, "datasets")
+    params["datasets"][name] = section
     write_atomically(path, lambda temporary: yaml.dump(params, temporary))
     return True
+
+
+def _leave_space_to_the_next_section(params: Any, name: str) -> None:
+    """Give the blank lines and comments after a section to the next one: additions then come before them.
+
+    ruamel.yaml keeps them with the last value of the section, which then is the last no more.
+    """
+    from ruamel.yaml.error import CommentMark
+    from ruamel.yaml.tokens import CommentToken
+
+    following = list(params)[list(params).index(name) + 1 :]
+    last: Any = params
+    key: Any = name
+    while isinstance(value := last[key], dict | list) and value:
+        last, key = value, len(value) - 1 if isinstance(value, list) else list(value)[-1]
+    token = last.ca.items.get(key, [None] * 4)[0 if isinstance(last, list) else 2]
+    if token is None or not following:
+        return
+    same_line, _, rest = token.value.partition("\n")
+    if rest:
+        token.value = f"{same_line}\n"
+        notes = params.ca.items.setdefault(following[0], [None] * 4)
+        notes[1] = [CommentToken(rest, CommentMark(0), None), *(notes[1] or [])]
 
 
 def _editor() -> YAML:

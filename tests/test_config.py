@@ -104,7 +104,9 @@ def test_registering_keeps_comments_and_other_data_sets(tmp_path: Path) -> None:
         "    root: pictures",
         "    masks: auto",
     ]
-    assert "# Every value that can change a result" in path.read_text()
+    place = after.index("  mine:")
+    assert [*after[:place], *after[place + 4 :]] == before, "nothing else moved"
+    assert after[place + 4 : place + 6] == ["", "captions:"]
     assert load_pipeline(path).dataset("mine") == mine
     assert not register_dataset("mine", mine, path)
     with pytest.raises(InputError, match="another name"):

@@ -1,9 +1,9 @@
 """The page of many samples' guidance: what is chosen, what it says, and how it behaves in a browser."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fake_backends
 import pytest
@@ -17,7 +17,6 @@ from pipeline.gallery import select, write_gallery
 from pipeline.guidance import run_guidance
 from pipeline.manifest import Sample, Source
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = ((24, 32), (40, 30), (24, 32), (24, 32))
 
 
@@ -130,49 +129,42 @@ def test_without_stores_the_command_is_named(project: PipelineConfig, tmp_path: 
 
 
 @pytest.mark.browser
-def test_the_page_is_paged_by_keyboard_and_asks_for_nothing(project: PipelineConfig) -> None:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_is_paged_by_keyboard_and_asks_for_nothing(project: PipelineConfig, browser: Any) -> None:
     write_gallery(project, "mini", Path("all.html"))
     problems: list[str] = []
     requested: list[str] = []
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = chromium.new_page(viewport={"width": 390, "height": 800})
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: requested.append(request.url[:60]))
-        page.goto(Path("all.html").resolve().as_uri())
-        assert page.inner_text("h2:visible").startswith("s000")
-        assert page.locator("section:visible").count() == 1
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
-        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 3 * 6
-        assert all(width > 0 for width in widths)
-        for key, expected in (
-            ("ArrowRight", "s001"),
-            ("End", "s003"),
-            ("ArrowRight", "s003"),
-            ("ArrowLeft", "s002"),
-            ("Home", "s000"),
-        ):
-            page.keyboard.press(key)
-            assert page.inner_text("h2:visible").startswith(expected), key
-        assert page.locator(".box:visible").count() == 2
-        page.keyboard.press("b")
-        assert page.locator(".box:visible").count() == 0
-        page.keyboard.press("m")
-        assert page.locator(".tint:visible").count() == 0
-        page.click("[data-hide=no-masks]")
-        assert page.locator(".tint:visible").count() == 3
-        page.select_option("select", index=2)
-        assert page.inner_text("output") == "3 of 4"
-        page.goto(Path("all.html").resolve().as_uri() + "#s001")
-        page.reload()
-        assert page.inner_text("h2:visible").startswith("s001")
-        chromium.close()
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url[:60]))
+    page.goto(Path("all.html").resolve().as_uri())
+    assert page.inner_text("h2:visible").startswith("s000")
+    assert page.locator("section:visible").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
+    widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 3 * 6
+    assert all(width > 0 for width in widths)
+    for key, expected in (
+        ("ArrowRight", "s001"),
+        ("End", "s003"),
+        ("ArrowRight", "s003"),
+        ("ArrowLeft", "s002"),
+        ("Home", "s000"),
+    ):
+        page.keyboard.press(key)
+        assert page.inner_text("h2:visible").startswith(expected), key
+    assert page.locator(".box:visible").count() == 2
+    page.keyboard.press("b")
+    assert page.locator(".box:visible").count() == 0
+    page.keyboard.press("m")
+    assert page.locator(".tint:visible").count() == 0
+    page.click("[data-hide=no-masks]")
+    assert page.locator(".tint:visible").count() == 3
+    page.select_option("select", index=2)
+    assert page.inner_text("output") == "3 of 4"
+    page.goto(Path("all.html").resolve().as_uri() + "#s001")
+    page.reload()
+    assert page.inner_text("h2:visible").startswith("s001")
+    page.close()
     assert problems == []
     assert all(url.startswith(("file:", "data:")) for url in requested)

@@ -119,6 +119,7 @@ def test_an_evaluation_has_the_column_where_weights_are_at_hand(
     without = run()
     assert "LPIPS" not in without.rows[0].values
     assert [w for w in without.warnings if "LPIPS is missing" in w and "--lpips" in w] == without.warnings
+    assert [w.count("LPIPS") for w in without.warnings] == [1]
     assert run(metrics=("MI",)).warnings == []
     with pytest.raises(InputError, match="no VGG16 weights"):
         run(metrics=("LPIPS",))

@@ -29,13 +29,15 @@ def backbone_file(weights: Path | str | None = None) -> Path:
         try:
             torch.hub.download_url_to_file(ADDRESS, str(cached), hash_prefix="397923af", progress=False)
         except (URLError, OSError, RuntimeError) as error:
-            raise InputError(f"LPIPS: cannot download {ADDRESS} ({error}): name a copy of it") from None
+            raise InputError(
+                f"LPIPS: cannot download {ADDRESS} ({error}); name a copy of it with --lpips"
+            ) from None
     file = cached if weights in (None, HUB) else Path(str(weights))
     if not file.is_file():
         # The cache lies in somebody's home, which has no place in a report that others read.
         place = f"in torch's cache of downloads ({FILE})" if file == cached else f"at {file}"
         raise InputError(
-            f"LPIPS: no VGG16 weights {place}: name a copy of torchvision's {FILE} with --lpips, "
+            f"no VGG16 weights {place}: name a copy of torchvision's {FILE} with --lpips, "
             f"or '{HUB}' to download it"
         )
     return file
