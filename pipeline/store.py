@@ -1,28 +1,23 @@
-"""The Zarr contract between guidance stages and the trainer (docs/stores.md): the only importer of zarr."""
+"""The stores between guidance stages and the trainer (docs/stores.md): records, and which of them count."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import ObjectStore
 
 from pipeline.config import MASK_CHANNELS
 from pipeline.durability import full_disk_explained, locked, recover, remove, swap, uninterrupted
 from pipeline.errors import InputError
-from pipeline.objects import ObjectPath, Place, connection
+from pipeline.objects import Place, connection
 from pipeline.records import (
     EVERY_KIND,
     LAYOUT,
     MAX_INSTANCES,
-    Array,
     Caption,
     Instances,
     MergedMasks,
@@ -36,7 +31,8 @@ from pipeline.records import (
     fill,
     unpack,
 )
-from pipeline.shards import LEVEL, MOST_ROWS, EncodedRow, ShardedArray, shard_shape
+from pipeline.shards import MOST_ROWS, EncodedRow, ShardedArray
+from pipeline.store_arrays import create_arrays, open_arrays
 from pipeline.store_facts import SCHEMA, damaged, fingerprint, read_attributes, remedy, why_stale
 
 __all__ = [
@@ -57,22 +53,19 @@ __all__ = [
     "prepare_store",
 ]
 
-_CHUNK_SAMPLES, _CHUNK_VALUES = 256, 2**14  # samples of a small array in a chunk: more while values are few
 _KEPT_BYTES = 2**25  # a small array below this is read once
-_CODECS = (ZstdCodec(level=LEVEL), Crc32cCodec())
 
 
 class Store:
     """One store: n samples in manifest order, each done or not. Made by `open_store` and `create_store`."""
 
-    def __init__(self, path: Place, group: zarr.Group) -> None:
+    def __init__(self, path: Place, attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         self.path = path
-        attributes: dict[str, Any] = group.attrs.asdict()
         self.kind: str = attributes["kind"]
         self.fingerprint: str = attributes["fingerprint"]
         self.upstream: str | None = attributes["upstream"]
         self.config: dict[str, Any] = attributes["config"]
-        self._arrays = {name: _array(group, name) for name in EVERY_KIND | LAYOUT[self.kind]}
+        self._arrays = arrays
         self._blocks: dict[str, tuple[int, np.ndarray]] = {}
         for name in EVERY_KIND:
             for row in range(0, self._arrays[name].shape[0], self._arrays[name].chunks[0]):
@@ -282,7 +275,7 @@ def open_store(path: Place, mode: Literal["r", "r+"] = "r") -> Store:
         )
     try:
         with connection(path):
-            return Store(path, zarr.open_group(_zarr_store(path, mode == "r"), mode=mode, zarr_format=3))
+            return Store(path, *open_arrays(path, mode))
     except InputError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
@@ -365,36 +358,4 @@ def _create(
         "upstream": upstream,
         "config": dict(config),
     }
-    group = zarr.create_group(_zarr_store(temporary), zarr_format=3, attributes=attributes)
-    for name, array in (EVERY_KIND | LAYOUT[kind]).items():
-        _create_array(group, name, array, len(ids), sizes)
-    for name, values in {"id": list(ids), "content": [""] * len(ids), "done": [0] * len(ids)}.items():
-        _array(group, name)[:] = np.array(values, dtype=np.uint8 if name == "done" else object)
-    return Store(temporary, group)
-
-
-def _zarr_store(path: Place, read_only: bool = False) -> Any:
-    """What zarr opens."""
-    return ObjectStore(path.folder_store, read_only=read_only) if isinstance(path, ObjectPath) else path
-
-
-def _create_array(group: zarr.Group, name: str, array: Array, n: int, sizes: Mapping[str, int]) -> None:
-    shape = tuple(size if isinstance(size, int) else sizes[size] for size in array.sizes)
-    shards: tuple[int, ...] | None = None
-    chunks = (max(_CHUNK_SAMPLES, _CHUNK_VALUES // math.prod(shape)), *shape)
-    if array.tile:
-        tile = tuple(size if isinstance(size, int) else sizes[size] for size in array.tile)
-        chunks, shards = (1, *tile), shard_shape(shape, tile, np.dtype(array.dtype))
-    group.create_array(
-        name,
-        shape=(n, *shape),
-        chunks=chunks,
-        shards=shards,
-        dtype=str if array.dtype == "str" else array.dtype,
-        compressors=_CODECS,
-    )
-
-
-def _array(group: zarr.Group, name: str) -> Any:
-    """An array that writes chunks of zeros too: zarr omits them, and a lost file would look like one."""
-    return cast(Any, group[name]).with_config({"write_empty_chunks": True})
+    return Store(temporary, *create_arrays(temporary, ids, attributes, sizes))

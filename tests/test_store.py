@@ -373,7 +373,7 @@ def test_a_long_store_is_few_files_and_one_of_many_is_read_too(
     ids = [f"s{number:05d}" for number in range(20_000)]
     few = create_store(tmp_path / "few.zarr", "captions", ids, {}, "mark")
     assert len([path for path in few.path.rglob("*") if path.is_file()]) < 20
-    monkeypatch.setattr("pipeline.store._CHUNK_VALUES", 1)  # as stores were written before
+    monkeypatch.setattr("pipeline.store_arrays._CHUNK_VALUES", 1)  # as stores were written before
     many = create_store(tmp_path / "many.zarr", "captions", ids[:1000], {}, "mark")
     many.write({name: Caption(name) for name in ids[300:320]})
     monkeypatch.undo()
