@@ -101,7 +101,7 @@ def _fuse_all(
             continue
         found.cases += cases
         bare += not guided
-    if bare:
+    if bare and fusion.guidable:
         found.warnings.append(
             f"{task}: {bare} of {len(samples)} samples have no guidance stored; "
             f"run `typer pipeline guidance --dataset {dataset}` first to use it"

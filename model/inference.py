@@ -65,6 +65,11 @@ class Fuser:
     def sharpening(self) -> bool:
         return self.task in SHARPENING_TASKS
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether text or masks can change what the network makes of the images."""
+        return self.network.config.guidance != "none"
+
     def pixels_within(self, memory: int | None) -> float:
         """How many pixels a forward on the CPU can take without needing more than ``memory`` bytes."""
         return inf if memory is None else memory / (BYTES_PER_CHANNEL * self.network.config.width)

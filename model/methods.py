@@ -41,7 +41,8 @@ FORMULAS = (Path(protocols.__file__), Path(sensors.__file__))
 class Fusion:
     """Fuses the samples of one task: a network (or a function in its place) with a data set's guidance.
 
-    ``sensor`` is whose optics pansharpening methods assume (`pipeline.sensors`).
+    ``sensor`` is whose optics pansharpening methods assume (`pipeline.sensors`). A network that takes no
+    guidance is not run a second time without it.
     """
 
     network: Network | Fuser
@@ -49,6 +50,11 @@ class Fusion:
     unmerged: bool
     folder: Path
     sensor: str
+
+    @property
+    def guidable(self) -> bool:
+        """Whether guidance can change what the network, or the function in its place, makes."""
+        return not isinstance(self.network, Network) or self.network.takes_guidance
 
     def cases(self, sample: Sample, memory: Memory) -> tuple[list[Case], bool]:
         """Fuse one sample by every method and write the images; also whether it has guidance.
@@ -98,7 +104,8 @@ class Fusion:
     ) -> Iterator[tuple[str, Callable[[], FloatArray]]]:
         sources = [image.pixels for image in images]
         yield GUIDED, partial(self._apply, sources, text, masks)
-        yield UNGUIDED, partial(self._apply, sources, None, None)
+        if self.guidable:
+            yield UNGUIDED, partial(self._apply, sources, None, None)
         if task in SHARPENING_TASKS:
             for name, sharpen in SHARPENING_BASELINES.items():
                 yield name, partial(sharpen, sources)

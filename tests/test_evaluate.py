@@ -217,6 +217,20 @@ def test_given_weights_are_used_once_and_what_they_saw_is_told(
         evaluate("tiny", ["pansharpening"], weights=str(weights), console=quiet())
 
 
+def test_a_network_without_guidance_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_project(tmp_path)
+    weights = make_weights(tmp_path / "bare.safetensors", "visible_infrared", changed={"guidance": "none"})
+    found = evaluate("tiny", weights=str(weights), console=quiet(), options=HERE)
+    assert {row.method for row in found.rows} == {
+        "rwkvfusion", "average", "maximum", "laplacian_pyramid", "guided_filter",
+    }  # fmt: skip
+    assert found.effects == {}
+    assert not Path("reports/tiny/fused/rwkvfusion_unguided").exists()
+
+
 def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
     with pytest.raises(InputError, match="run `python -m model train --task multi_focus --dataset tiny`"):
         evaluate("tiny")
