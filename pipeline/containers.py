@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -13,7 +14,10 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.manifest import companion
-from pipeline.rasters import Raster, Values, array_raster, depth_of
+from pipeline.rasters import READING_ERRORS, Raster, Values, array_raster, depth_of
+
+# The keys that are read here are the same in capitals.
+warnings.filterwarnings("ignore", "Parameters with non-lowercase names", UserWarning)
 
 _MATLAB_TYPES = {"double": "float64", "single": "float32", "logical": "bool"}
 _NUMBERS = re.compile("float(32|64)|bool|u?int(8|16|32|64)")
@@ -52,7 +56,7 @@ def list_variables(file: Path) -> list[tuple[str, int | None]]:
 
             opened.visititems(note)
         return found
-    except (OSError, ValueError) as error:
+    except READING_ERRORS as error:
         said = " ".join(str(error).split())
         raise InputError(f"{file}: cannot be read ({said}); replace the file or take it away") from error
 

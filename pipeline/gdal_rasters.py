@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ from pipeline.rasters import Raster, Values, array_raster, depth_of, oriented
 
 # Most images that are fused have no place on Earth, and nobody needs to be told.
 warnings.simplefilter("ignore", NotGeoreferencedWarning)
+# Of a file that cannot be read the error says enough, of others it only complains.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _REDUCED_OR_MASK = 0b101  # NewSubfileType: overviews and transparency masks are no pictures of their own
 

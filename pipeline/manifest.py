@@ -14,6 +14,7 @@ import gc
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -196,8 +197,8 @@ def _collecting_later() -> Iterator[None]:
 def read_manifest(path: Path, root: Path) -> list[Sample]:
     """Read a manifest; image paths become ``root / cell``.
 
-    Raises InputError for a missing or empty manifest, unknown columns, tasks, splits, and repeated or unsafe
-    ids. Image files are not opened here.
+    Raises InputError for a missing or empty manifest, unknown or repeated columns, unknown tasks and splits,
+    and repeated or unsafe ids. Lines without text are passed over. Image files are not opened here.
     """
     samples, problems = check_manifest(path, root)
     if problems:
@@ -216,6 +217,8 @@ def check_manifest(path: Path, root: Path) -> tuple[list[Sample], list[tuple[str
     samples: dict[str, Sample] = {}
     problems: list[tuple[str, str]] = []
     for number, row in enumerate(rows, start=2):
+        if not any(row):
+            continue  # counted, as a spreadsheet does
         cell = empty | dict(zip(columns, map(str.strip, row), strict=False))
         try:
             if len(row) > len(columns):
@@ -239,8 +242,8 @@ def _table(path: Path) -> tuple[tuple[str, ...], list[str], list[list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            columns = tuple(next(reader, ()))
-            rows = [row for row in reader if row]
+            columns = tuple(map(str.strip, next(reader, ())))
+            rows = list(reader)
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the manifest ({error.strerror}); "
@@ -257,7 +260,9 @@ def _table(path: Path) -> tuple[tuple[str, ...], list[str], list[list[str]]]:
     for role in roles:
         if re.sub(r"_\d+$", "", role) not in ROLES:
             raise InputError(f"{path}: unknown column '{role}'.{nearest(role, ROLES)}")
-    if not rows:
+    if repeated := [column for column, times in Counter(columns).items() if times > 1]:
+        raise InputError(f"{path}: the column '{repeated[0]}' is there twice; keep one, or number a stack's")
+    if not any(map(any, rows)):
         raise InputError(f"{path}: the manifest lists no samples")
     return columns, roles, rows
 
@@ -293,7 +298,7 @@ def _fault(cell: dict[str, str], bits: str, sources: int) -> str:
         return f"unknown task '{cell['task']}'.{nearest(cell['task'], TASKS)}"
     if cell["split"] not in SPLITS:
         return f"unknown split '{cell['split']}'.{nearest(cell['split'], SPLITS)}"
-    if bits and not (bits.isdigit() and 1 <= int(bits) <= 32):
+    if bits and not (bits.isdecimal() and 1 <= int(bits) <= 32):
         return f"bits '{bits}' must be a whole number from 1 to 32"
     if sources < 2:
         return f"sample '{cell['sample']}' has {sources} source; fusion needs at least two"

@@ -8,6 +8,7 @@ libraries take long to load.
 from __future__ import annotations
 
 import struct
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,7 +36,11 @@ READING_ERRORS = (
     IndexError,
     EOFError,
     SyntaxError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
     UnidentifiedImageError,
     PillowImage.DecompressionBombError,

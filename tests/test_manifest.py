@@ -74,6 +74,10 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
             "sample,task,split,visible,infrared\na,visible_infrared,test,a,b\na,visible_infrared,test,a,b\n",
             "listed twice",
         ),
+        ("sample,task,split,bits,visible,infrared\na,visible_infrared,test,²,a,b\n", "bits '²'"),
+        ("sample,task,split,visible,visible\na,visible_infrared,test,a,b\n", "'visible' is there twice"),
+        ("sample,task,split,visible,infrared\n\n,,,,\na,visible_infrared,tst,a,b\n", "row 4: unknown split"),
+        ("sample,task,split,visible,infrared\n\n,,,,\n", "lists no samples"),
     ],
 )
 def test_a_mistake_names_the_manifest_and_the_remedy(tmp_path: Path, text: str, message: str) -> None:
@@ -83,6 +87,15 @@ def test_a_mistake_names_the_manifest_and_the_remedy(tmp_path: Path, text: str, 
         read_manifest(path, tmp_path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_what_spreadsheets_leave_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    rows = ["sample, task ,split,visible,infrared", "", "a,visible_infrared,test, 1.png,2.png", ",,,,", ""]
+    path.write_bytes("\r\n".join(rows).encode("utf-8-sig"))
+    (sample,) = read_manifest(path, tmp_path)
+    assert sample.roles == ("visible", "infrared")
+    assert sample.sources[0].path == tmp_path / "1.png"
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
