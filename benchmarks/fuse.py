@@ -44,7 +44,8 @@ with torch.inference_mode():
 print(json.dumps([statistics.median(kind) for kind in zip(*times)]))
 """
 OURS = """
-from model.cli import keep_freed_memory
+import model.cli  # sets the environment that the command sets before torch is loaded
+from model.budget import keep_freed_memory
 from model.inference import load_weights
 keep_freed_memory()
 forward = load_weights("visible_infrared").network

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from model.options import DeviceOption, MemoryOption
 from pipeline.errors import InputError, exit_on_error
 
 
@@ -20,24 +21,19 @@ def app_command(
         list[str] | None, typer.Option(help="Offer these weights too: a .safetensors file, or several times.")
     ] = None,
     max_upload: Annotated[str, typer.Option(help="Largest file that is taken.")] = "100MiB",
-    memory: Annotated[
-        str | None, typer.Option(help="Beyond it, in tiles: 4GiB. (default: most of what is free)")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    memory: MemoryOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Open a page that fuses: drop two images, compare, guide, measure, download."""
     with exit_on_error():
         from model.app_server import LOOPBACK, serve
-        from model.budget import available, parse_bytes
-        from model.cli import keep_freed_memory
+        from model.budget import budget, keep_freed_memory, parse_bytes
         from model.sample import Settings
 
         keep_freed_memory()
         if parse_bytes(max_upload) == 0:
             raise InputError("--max-upload 0 takes no file at all; give an amount such as 100MiB")
-        settings = Settings(
-            device=device, memory=parse_bytes(memory) if memory else available() * 3 // 4, overwrite=True
-        )
+        settings = Settings(device=device, memory=budget(memory), overwrite=True)
 
         def ready(address: str) -> None:
             typer.echo(f"open {address} in a browser; Ctrl-C ends it and deletes what was uploaded")

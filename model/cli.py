@@ -5,7 +5,6 @@ Torch is imported inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from enum import StrEnum
@@ -19,8 +18,8 @@ from model import export_cli, hub_cli
 from model.app_cli import app_command
 from model.ending import run_and_end
 from model.fuse_cli import fuse
+from model.options import DatasetOption, DeviceOption
 from pipeline.errors import InputError, exit_on_error
-from pipeline.manifest import SPLITS, TASKS, Sample, nearest
 
 # Torch's threads spin while they wait for each other; on cores shared with other work that made a training
 # step ten times slower. It must be set before torch is loaded.
@@ -41,30 +40,11 @@ class CacheChoice(StrEnum):
     disk = "disk"
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep large blocks that are freed for the next use.
-
-    Otherwise the system clears new pages for every intermediate result, which took a third of the time of
-    640x480 images and half of larger ones. The limits add up to a quarter to the peak. Only glibc does it.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, 256 * 2**20)
-        libc.mallopt(_TRIM_THRESHOLD, 1024 * 2**20)
-
-
 @app.command()
 def train(
     task: Annotated[str | None, typer.Option(help="Fusion task. (default: params.yaml train.task)")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dataset: DatasetOption = None,
+    device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 is this one.")] = 0,
     cache: Annotated[
         CacheChoice, typer.Option(help="Decoded images in memory or on disk; auto goes by their size.")
@@ -74,6 +54,7 @@ def train(
 ) -> None:
     """Train one task's network on cached guidance; goes on where an interrupted run stopped."""
     with exit_on_error():
+        from model.budget import keep_freed_memory
         from model.train import train as run
 
         keep_freed_memory()
@@ -117,9 +98,7 @@ class SeveralValues(TyperCommand):
 
 @app.command(cls=SeveralValues)
 def evaluate(
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
-    ] = None,
+    dataset: DatasetOption = None,
     task: Annotated[
         str | None,
         typer.Option(help="Only this task; of folders, theirs. (default: all; as names tell)"),
@@ -189,6 +168,7 @@ def evaluate(
                 parse_fused(fused), sources or [], target, out, task=task, bits=bits, options=options
             )
         else:
+            from model.budget import keep_freed_memory
             from model.evaluate import evaluate as run
 
             if sources or target is not None or bits is not None:
@@ -206,9 +186,7 @@ def evaluate(
 
 @app.command()
 def report(
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
-    ] = None,
+    dataset: DatasetOption = None,
     folder: Annotated[Path | None, typer.Option(help="Any folder that `evaluate --out` wrote.")] = None,
 ) -> None:
     """Write an evaluation as one web page, reports/<dataset>/index.html."""
@@ -224,9 +202,7 @@ def report(
 @app.command()
 def ablate(
     table: Annotated[int, typer.Option(help="Table of the paper: 6, 7 or 8.")],
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")
-    ] = None,
+    dataset: DatasetOption = None,
     task: Annotated[str, typer.Option(help="visible_infrared or hyper_multispectral.")] = "visible_infrared",
     row: Annotated[list[str] | None, typer.Option(help="Only this row, as a or iii.")] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Queue the rows with DVC.")] = False,
@@ -318,23 +294,6 @@ def _dataset(name: str | None) -> str:
     name = name or config.train.dataset
     config.dataset(name)
     return name
-
-
-def chosen_samples(dataset: str, split: str | None, task: str | None) -> list[Sample]:
-    """The samples of a data set, of one split or task. Raises InputError with the nearest name."""
-    from model.config import load_config
-
-    if split is not None and split not in SPLITS:
-        raise InputError(f"unknown split '{split}'.{nearest(split, SPLITS)}")
-    if task is not None and task not in TASKS:
-        raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
-    config = load_config().dataset(dataset)
-    chosen = [s for s in config.samples() if split in (None, s.split) and task in (None, s.task)]
-    if not chosen:
-        raise InputError(
-            f"{config.manifest}: no sample has split '{split or 'any'}' and task '{task or 'any'}'"
-        )
-    return chosen
 
 
 def main() -> None:

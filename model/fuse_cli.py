@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from model.options import DeviceOption, MemoryOption
 from pipeline.errors import InputError, exit_on_error
 
 
@@ -66,10 +67,8 @@ def fuse(
             min=1, max=32, help="Depth of values that do not fill their type. (default: told by them)"
         ),
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Beyond it, in tiles: 4GiB. (default: most of what is free)")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    memory: MemoryOption = None,
+    device: DeviceOption = "auto",
     dtype: Annotated[DtypeChoice, typer.Option(help="What the network computes in.")] = DtypeChoice.float32,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first: worth it for many images of a size.")
@@ -80,10 +79,9 @@ def fuse(
 ) -> None:
     """Fuse images: rwkvfusion fuse visible.png infrared.png -o fused.png"""
     with exit_on_error(), _unexpected_in_one_line(debug):
-        from model.budget import available, parse_bytes
-        from model.cli import chosen_samples, keep_freed_memory
+        from model.budget import budget, keep_freed_memory
         from model.fusing import run_jobs
-        from model.jobs import jobs_of_paths, jobs_of_samples, printable
+        from model.jobs import jobs_of_dataset, jobs_of_paths, printable
         from model.sample import Settings
 
         keep_freed_memory()
@@ -107,7 +105,7 @@ def fuse(
             device=device,
             dtype=dtype.value,
             compiled=compiled,
-            memory=parse_bytes(memory) if memory else available() * 3 // 4,
+            memory=budget(memory),
             overwrite=overwrite,
         )
         if video:
@@ -120,7 +118,7 @@ def fuse(
                 raise InputError("--split selects from a data set; add --dataset or leave it out")
             jobs, unmatched = jobs_of_paths(sources or [], out, task)
         else:
-            jobs, unmatched = jobs_of_samples(chosen_samples(dataset, split, task), out), []
+            jobs, unmatched = jobs_of_dataset(dataset, split, task, out), []
         outcome = run_jobs(jobs, settings)
     for path in unmatched:
         typer.echo(f"no partner for {printable(path)}", err=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.config import load_config
 from pipeline.errors import InputError
 from pipeline.images import image_facts, read_window
 from pipeline.manifest import (
@@ -18,6 +19,7 @@ from pipeline.manifest import (
     ROLE_WORDS,
     ROLES,
     SHARPENING_TASKS,
+    SPLITS,
     TASKS,
     ZARR_SUFFIX,
     Sample,
@@ -199,6 +201,24 @@ def _job_of_row(
 def printable(text: object) -> str:
     """A name as it can be printed: line breaks and other control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def jobs_of_dataset(dataset: str, split: str | None, task: str | None, output: Path) -> list[Job]:
+    """Jobs for a data set of params.yaml, or for one split or task of it.
+
+    Raises InputError for unknown names, with the nearest one, and when no sample is left.
+    """
+    if split is not None and split not in SPLITS:
+        raise InputError(f"unknown split '{split}'.{nearest(split, SPLITS)}")
+    if task is not None and task not in TASKS:
+        raise InputError(f"unknown task '{task}'.{nearest(task, TASKS)}")
+    config = load_config().dataset(dataset)
+    chosen = [s for s in config.samples() if split in (None, s.split) and task in (None, s.task)]
+    if not chosen:
+        raise InputError(
+            f"{config.manifest}: no sample has split '{split or 'any'}' and task '{task or 'any'}'"
+        )
+    return jobs_of_samples(chosen, output)
 
 
 def jobs_of_samples(samples: Sequence[Sample], output: Path) -> list[Job]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.inference import Colour, Fuser, check, fuse
+from model.inference import Colour, Fuser, check, fuse, window_of
 from model.jobs import Job, printable
 from model.masks import Masks, open_masks
 from model.stored import note, stored_guidance
@@ -185,7 +185,7 @@ def _guidance(
 ) -> tuple[NDArray[np.floating] | None, Masks | None, str]:
     """Text features, masks by window, and a note on both. What the sample itself brings goes first."""
     text, stored, reason = stored_guidance(job.sample, settings.guidance, fuser)
-    masks = None if stored is None else _windows_of(stored)
+    masks = None if stored is None else window_of(stored)
     caption = job.caption or settings.caption
     if caption is not None:
         from model.caption import encode  # the stages' encoders, which few commands need
@@ -201,7 +201,3 @@ def _guidance(
             raise InputError(f"{fuser.path}: does not take merged masks; leave --masks out")
         masks = open_masks(path, size)
     return text, masks, note(text, masks) + reason
-
-
-def _windows_of(masks: NDArray[np.bool_]) -> Masks:
-    return lambda top, left, height, width: masks[:, top : top + height, left : left + width]

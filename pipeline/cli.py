@@ -15,6 +15,7 @@ import typer
 
 from pipeline import exchange_cli
 from pipeline.errors import InputError, exit_on_error
+from pipeline.exchange_cli import DatasetOption
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
@@ -40,7 +41,6 @@ SchedulerOption = Annotated[
         help="Let the workers of this dask cluster compute, as tcp://host:8786.",
     ),
 ]
-DatasetOption = Annotated[str, typer.Option(help="Data set: a key of `datasets` in params.yaml.")]
 
 
 @app.command()

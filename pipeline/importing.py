@@ -18,12 +18,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from safetensors import SafetensorError, safe_open
 
-from pipeline.config import (
-    TEXT_WIDTH,
-    PipelineConfig,
-    guidance_dir,
-    update_dataset,
-)
+from pipeline.config import TEXT_WIDTH, PipelineConfig, guidance_dir, update_dataset
 from pipeline.errors import InputError
 from pipeline.images import image_facts
 from pipeline.imported import write_imported

@@ -13,8 +13,9 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from pipeline.config import PipelineConfig, guidance_dir
+from pipeline.errors import InputError
 from pipeline.images import display, read_sample, write_image
-from pipeline.manifest import InputError, Sample, nearest
+from pipeline.manifest import Sample, nearest
 from pipeline.records import Caption, Instances, MergedMasks, SampleInstances
 from pipeline.store import open_store
 
