@@ -142,7 +142,7 @@ def experiments(
 def variants_of(table: int) -> dict[str, Variant]:
     """The rows of a table. Raises InputError for another table."""
     if table not in TABLES:
-        raise InputError(f"Table {table} is no ablation; choose one of {', '.join(map(str, TABLES))}")
+        raise InputError(f"Table {table} is not an ablation; choose one of {', '.join(map(str, TABLES))}")
     return TABLES[table]
 
 

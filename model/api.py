@@ -116,7 +116,9 @@ def fuse(
     """
     fuser = weights if isinstance(weights, Fuser) else load_weights(weights)
     if len(sources) < 2:
-        raise InputError(f"{len(sources)} source given; fusion needs at least two")
+        raise InputError(
+            f"{len(sources)} source{'' if len(sources) == 1 else 's'} given; fusion needs at least two"
+        )
     if isinstance(sources[0], str | Path):
         return _fuse_files(sources, fuser, out, caption, masks, colour, memory)
     if out is not None:

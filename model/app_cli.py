@@ -18,9 +18,9 @@ def app_command(
         int | None, typer.Option(min=1, max=65535, help="Port. (default: the first free one from 7860 on)")
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="Offer these weights too: a .safetensors file, or several times.")
+        list[str] | None, typer.Option(help="Offer this .safetensors file too. May be repeated.")
     ] = None,
-    max_upload: Annotated[str, typer.Option(help="Largest file that is taken.")] = "100MiB",
+    max_upload: Annotated[str, typer.Option(help="Largest file that may be uploaded.")] = "100MiB",
     memory: MemoryOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -38,7 +38,7 @@ def app_command(
         def ready(address: str) -> None:
             typer.echo(f"open {address} in a browser; Ctrl-C ends it and deletes what was uploaded")
             if host not in LOOPBACK:
-                typer.echo("everybody who can reach this machine can use the page", err=True)
+                typer.echo("anyone who can reach this machine can use the page", err=True)
 
         try:
             serve(host, port, parse_bytes(max_upload), weights or [], settings, ready)

@@ -101,11 +101,11 @@ def evaluate(
     dataset: DatasetOption = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Only this task; of folders, theirs. (default: all; as names tell)"),
+        typer.Option(help="Only this task; for folders, their task. (default: all; told by their names)"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Task id of known weights, or a .safetensors file, instead."),
+        typer.Option(help="Measure these instead of trained ones: a task id, or a .safetensors file."),
     ] = None,
     fused: Annotated[
         list[str] | None,
@@ -117,7 +117,8 @@ def evaluate(
     ] = None,
     target: Annotated[Path | None, typer.Option(help="Folder of the ground truth.")] = None,
     bits: Annotated[
-        int | None, typer.Option(min=1, max=32, help="Depth of integers stored in 16 bits: 11 for 0 … 2047.")
+        int | None,
+        typer.Option(min=1, max=32, help="Bits per value of integers stored in 16: 11 for 0 … 2047."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -126,7 +127,7 @@ def evaluate(
     sensor: Annotated[
         str | None,
         typer.Option(
-            help="Whose optics to assume in pansharpening: QB, IKONOS, WV2, WV3 … (default: the data set's)"
+            help="Sensor whose optics pansharpening assumes: QB, IKONOS, WV2, WV3 … (default: the data set's)"
         ),
     ] = None,
     profile: Annotated[Profile, typer.Option(help="Definitions of the metrics.")] = Profile.reference,
@@ -139,7 +140,7 @@ def evaluate(
         int | None, typer.Option(min=0, help="Processes that measure; 0 is this one. (default: one per core)")
     ] = None,
     downstream: Annotated[
-        Downstream | None, typer.Option(help="Let a pretrained network look at the folders' images instead.")
+        Downstream | None, typer.Option(help="Measure by a pretrained network for this task instead.")
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="Its checkpoint: a name on the hub or a folder. (downstream)")
@@ -204,10 +205,13 @@ def ablate(
     table: Annotated[int, typer.Option(help="Table of the paper: 6, 7 or 8.")],
     dataset: DatasetOption = None,
     task: Annotated[str, typer.Option(help="visible_infrared or hyper_multispectral.")] = "visible_infrared",
-    row: Annotated[list[str] | None, typer.Option(help="Only this row, as a or iii.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Only this row, as a or iii. May be repeated.")
+    ] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Queue the rows with DVC.")] = False,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Also set this in every row, as train.steps=2000.")
+        list[str] | None,
+        typer.Option("--set", help="Set this too in every row, as train.steps=2000. May be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Markdown file to write.")] = None,
 ) -> None:
@@ -244,9 +248,9 @@ app.command("app")(app_command)
 
 @app.command()
 def describe(
-    preset: Annotated[str | None, typer.Option(help="Task id: its full-size network.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Task whose full-size network to use.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Task id of known weights, or a .safetensors file: their history.")
+        str | None, typer.Option(help="History of these weights: a task id, or a .safetensors file.")
     ] = None,
 ) -> None:
     """Print a network's layers, parameters, FLOPs and memory, or where trained weights come from."""
@@ -261,7 +265,7 @@ def describe(
 @app.command()
 def erf(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png).")],
-    preset: Annotated[str, typer.Option(help="Task id: its full-size network.")] = "visible_infrared",
+    preset: Annotated[str, typer.Option(help="Task whose full-size network to use.")] = "visible_infrared",
     size: Annotated[int, typer.Option(help="Side of the input image in pixels.")] = 96,
 ) -> None:
     """Draw the effective receptive field of every attention operator side by side (fig. 10)."""

@@ -49,7 +49,7 @@ def receptive_field(network: RWKVFusion, size: int, samples: int = 2, seed: int 
 def receptive_fields(name: str, size: int, samples: int = 2, seed: int = 0) -> dict[str, Tensor]:
     """The field of a preset with each operator, and with convolutions alone."""
     if size < 16:
-        raise InputError(f"--size {size} is too small for a receptive field; take 64 or more")
+        raise InputError(f"--size {size} is too small for a receptive field; use 64 or more")
     fields = {}
     for operator in (CONVOLUTION, *get_args(get_type_hints(type(preset(name)))["operator"])):
         torch.manual_seed(seed)

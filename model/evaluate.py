@@ -56,7 +56,7 @@ def evaluate(
     present = [task for task in TASKS if any(sample.task == task for sample in samples)]
     if not present:
         raise InputError(
-            f"{config.manifest}: no sample has split 'test'; mark some rows so to evaluate on them"
+            f"{config.manifest}: no sample has split 'test'; set it in some rows to evaluate on them"
         )
     sensor = options.sensor or config.sensor
     options = replace(options, sensor=sensor)

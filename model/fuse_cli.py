@@ -64,14 +64,14 @@ def fuse(
     bits: Annotated[
         int | None,
         typer.Option(
-            min=1, max=32, help="Depth of values that do not fill their type. (default: told by them)"
+            min=1, max=32, help="Bits per value where the type has more, as 11. (default: told by the values)"
         ),
     ] = None,
     memory: MemoryOption = None,
     device: DeviceOption = "auto",
-    dtype: Annotated[DtypeChoice, typer.Option(help="What the network computes in.")] = DtypeChoice.float32,
+    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the network.")] = DtypeChoice.float32,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first: worth it for many images of a size.")
+        bool, typer.Option("--compile", help="Compile the network first; pays for many images of one size.")
     ] = False,
     video: Annotated[bool, typer.Option("--video", help="The sources are videos: frame by frame.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,

@@ -35,7 +35,7 @@ def export_command(
 @app.command("push")
 def push_command(
     weights: Weights,
-    repository: Annotated[str, typer.Argument(help="owner/name on the Hub; made if it is not there.")],
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hub; created if it does not exist.")],
     licence: Licence = "apache-2.0",
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     branch: Annotated[str | None, typer.Option(help="Branch to push to. (default: main)")] = None,

@@ -145,7 +145,7 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: st
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"{path}: not weights of this network ({str(error).splitlines()[0]}); train anew"
+            f"{path}: not weights of this network ({str(error).splitlines()[0]}); train again"
         ) from error
     return Fuser(path, record, network.to(place).eval(), place, DTYPES[dtype])
 

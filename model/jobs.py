@@ -62,7 +62,8 @@ def jobs_of_paths(
         return jobs_of_table(Path(inputs[0]), output, task), []
     if len(inputs) < 2:
         raise InputError(
-            f"{len(inputs)} source given; fusion needs at least two files or folders, or one CSV table"
+            f"{len(inputs)} source{'' if len(inputs) == 1 else 's'} given; fusion needs at least two files "
+            "or folders, or one CSV table"
         )
     found = [_files_of(str(text)) for text in inputs]
     single = [files is None for files in found]

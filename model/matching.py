@@ -61,7 +61,7 @@ def list_folder(folder: Path) -> dict[str, Path]:
     for file in files:
         if file.stem in found:
             raise InputError(
-                f"{place}: {found[file.stem].name} and {file.name} have one stem; keep one of them"
+                f"{place}: {found[file.stem].name} and {file.name} differ only in their suffix; keep one"
             )
         found[file.stem] = file.with_name(f"{file.name}#{key}") if key else file
     return found
@@ -133,7 +133,9 @@ def match_samples(
     left_out = [str(path) for files in named for path in files.values() if path not in used]
     if not samples:
         listed = ", ".join(str(folder) for folder in [*folders, *([target] if target else [])])
-        raise InputError(f"no file name occurs in all of {listed}; the files of one sample need one stem")
+        raise InputError(
+            f"no file name occurs in all of {listed}; the files of one sample need the same name"
+        )
     chosen = task or _task(samples[0])
     return [replace(sample, task=chosen) for sample in samples], left_out
 

@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 DatasetOption = Annotated[str | None, typer.Option(help="Data set. (default: params.yaml train.dataset)")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 MemoryOption = Annotated[
-    str | None, typer.Option(help="Beyond it, in tiles: 4GiB. (default: most of what is free)")
+    str | None,
+    typer.Option(
+        help="Memory to use, as 4GiB; larger images are fused in tiles. (default: most of what is free)"
+    ),
 ]

@@ -95,7 +95,7 @@ class _Part:
         if not training:
             raise InputError(
                 f"{section.manifest}: no sample of task '{task}' has split 'train'; "
-                "mark some rows so to train on them"
+                "set it in some rows to train on them"
             )
         held_out = [sample for sample in samples if sample.split == "validation"]
         if name != config.train.dataset:

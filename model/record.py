@@ -34,7 +34,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(
-            f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them anew"
+            f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them again"
         )
     return record
 
@@ -56,7 +56,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         return record, {name: value.float() for name, value in load(content).items()}
     except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file ({error}); train anew") from error
+        raise InputError(f"{path}: not a safetensors file ({error}); train again") from error
 
 
 def training_time(path: Path, record: Mapping[str, Any]) -> tuple[float, str] | None:

@@ -45,7 +45,7 @@ SchedulerOption = Annotated[
 
 @app.command()
 def demo(
-    force: Annotated[bool, typer.Option("--force", help="Generate anew even if it is complete.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Generate it again even if it is complete.")] = False,
 ) -> None:
     """Generate the embedded data set of all six tasks."""
     with exit_on_error():
@@ -70,7 +70,7 @@ def manifest(
         typer.Option(help="Published layout (msrs, m3fd, …) or pairs. [default: recognised]"),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Task of pairs whose names do not say what they are.")
+        str | None, typer.Option(help="Task of the pairs, where their names do not tell it.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read every sample and report what is wrong; writes nothing.")

@@ -58,7 +58,7 @@ def list_variables(file: Path) -> list[tuple[str, int | None]]:
         return found
     except READING_ERRORS as error:
         said = " ".join(str(error).split())
-        raise InputError(f"{file}: cannot be read ({said}); replace the file or take it away") from error
+        raise InputError(f"{file}: cannot be read ({said}); replace or remove the file") from error
 
 
 def _variables(file: Path) -> list[tuple[str, tuple[int, ...], str]]:

@@ -117,9 +117,10 @@ def degrade(
         str, typer.Option(help="Of the first and last band in nm, as 430:860. (--cubes with --sensor)")
     ] = "",
     bits: Annotated[
-        int | None, typer.Option(min=1, max=32, help="Depth of the cubes' values, if not their type's.")
+        int | None,
+        typer.Option(min=1, max=32, help="Bits per value of the cubes, where their type has more."),
     ] = None,
-    ratio: Annotated[int, typer.Option(help="How much finer the sharp source is.")] = 4,
+    ratio: Annotated[int, typer.Option(help="How many times finer the sharp source is.")] = 4,
     size: Annotated[int, typer.Option(help="Side of the targets cut from a scene, 0: whole scenes.")] = 256,
     name: Annotated[
         str | None, typer.Option(help="Name of the data set to make. [default: <dataset>_reduced]")
@@ -160,7 +161,7 @@ def _response(table: Path | None, sensor: str, wavelengths: str) -> Response:
 
     if table is not None:
         if sensor or wavelengths:
-            raise InputError("--response says all; leave --sensor and --wavelengths out")
+            raise InputError("--response replaces --sensor and --wavelengths; leave those out")
         return read_response(table)
     first, _, last = wavelengths.partition(":")
     try:

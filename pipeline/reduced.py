@@ -65,7 +65,7 @@ def _reduce(scene: Sample, reduction: Reduction, out: Path) -> list[Sample]:
     if (pan.shape[1], pan.shape[2]) != (ratio * ms.shape[1], ratio * ms.shape[2]):
         raise InputError(
             f"sample '{scene.id}': pan is {pan.shape[1]}x{pan.shape[2]} and ms {ms.shape[1]}x{ms.shape[2]}, "
-            f"which is no ratio of {ratio}; give their --ratio"
+            f"which is no ratio of {ratio}; give the right --ratio"
         )
     gains = gains_of(reduction.sensor, len(ms))
     height, width = (side - side % ratio for side in ms.shape[1:])

@@ -1,3 +1,5 @@
+"""Fusion from Python: whatever goes in comes out in its type, layout and depth."""
+
 import doctest
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Colour: published values of YCbCr, round trips, and chrominance fused by its distance from grey."""
+
 import numpy as np
 import pytest
 from hypothesis import given

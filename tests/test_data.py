@@ -1,3 +1,5 @@
+"""Training data: crops with their guidance, order, mixing, photometric changes, and what is refused."""
+
 import dataclasses
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The command `fuse`: which samples it means, what it writes, how it ends."""
+
 import json
 import os
 import re

@@ -1,3 +1,5 @@
+"""Fusing arrays with trained weights: any size, colour, guidance, and what does not fit."""
+
 import json
 from pathlib import Path
 

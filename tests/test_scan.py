@@ -1,3 +1,5 @@
+"""Scans: every pixel once, in the order that the paper's strategies say, and back."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Tiles: they cover the image, give what the whole gives, and go on after a kill."""
+
 from functools import partial
 from itertools import pairwise
 from pathlib import Path

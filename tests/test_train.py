@@ -1,3 +1,5 @@
+"""Training: bit-identical after any break, started anew by any change, and its errors."""
+
 import json
 import os
 import signal

@@ -1,3 +1,5 @@
+"""Images in Zarr arrays: round trips, other people's arrays, and files larger than memory."""
+
 from pathlib import Path
 
 import numpy as np
