@@ -25,7 +25,6 @@ from pipeline.errors import InputError
 from pipeline.images import write_atomically
 
 PREFIX = "hf://"
-CARD = "README.md"
 _ADDRESS = re.compile(re.escape(PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _FAILURES = (HTTPError, HFValidationError, OfflineModeIsEnabled, OSError)
 

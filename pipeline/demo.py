@@ -149,7 +149,7 @@ def generate(root: Path, seed: int = 0, *, force: bool = False) -> list[Sample]:
     if not force and is_current(root, seed):
         return listing(root)
     if root.is_dir() and any(root.iterdir()) and not (root / CHECKSUMS).is_file():
-        raise InputError(f"{root}: holds files that `demo` did not write; move them or give another folder")
+        raise InputError(f"{root}: holds files of another origin; move them away or give another folder")
     fresh, old = root.with_name(root.name + ".tmp"), root.with_name(root.name + ".old")
     for leftover in (fresh, old):
         if leftover.exists():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import demo
-from pipeline.classical import ClassicalCaptioner, ClassicalDetector, ClassicalSegmenter, ClassicalTextEncoder
-from pipeline.classical_masks import segment
+from pipeline.classical_captions import ClassicalCaptioner
+from pipeline.classical_masks import ClassicalSegmenter, segment
+from pipeline.classical_objects import ClassicalDetector
+from pipeline.classical_texts import ClassicalTextEncoder
 from pipeline.config import TEXT_WIDTH, MergeConfig
 from pipeline.images import Image, SampleImages, read_sample
 from pipeline.layouts import scan_folder

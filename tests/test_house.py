@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -302,6 +303,16 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (ROOT / page).exists()
     }
     assert broken + sorted(mentioned) == []
+
+
+@pytest.mark.parametrize("package", ["pipeline", "model"])
+def test_the_reading_guide_names_every_module(package: str) -> None:
+    guide = (ROOT / "docs" / "code.md").read_text()
+    section = guide.partition(f"### `{package}/`")[2].partition("\n#")[0]
+    named = re.findall(r"`([\w*]+\.py)`", section)
+    modules = {file.name for file in (ROOT / package).glob("*.py") if not file.name.startswith("__")}
+    assert {name for name in modules if not any(fnmatch(name, pattern) for pattern in named)} == set()
+    assert [pattern for pattern in named if not any(fnmatch(name, pattern) for name in modules)] == []
 
 
 @pytest.mark.parametrize("line", documented_commands())
