@@ -72,55 +72,55 @@ FUSED_METRICS = {
 
 @dataclass(frozen=True)
 class Direction:
-    """How a column of a metrics table reads: which way is better, its unit, the decimals worth printing, and
-    the smallest and largest value that it can take."""
+    """How a column of a metrics table reads: which way is better, its unit, the decimals worth printing.
+
+    The ranges of values are in docs/metrics.md and in the metrics' own documentation.
+    """
 
     better: Literal["higher", "lower"] = "higher"
     unit: str = ""
     decimals: int = 3
-    low: float = 0.0
-    high: float = float("inf")
 
 
 DIRECTIONS = {  # in the order in which tables show them
-    "MI": Direction(unit="bit", high=16),
+    "MI": Direction(unit="bit"),
     "VIF": Direction(),
-    "SF": Direction(decimals=2, high=255 * 2**0.5),
-    "Qabf": Direction(high=0.9876),
-    "Qcb": Direction(high=1),
-    "Qy": Direction(low=-1, high=1),
+    "SF": Direction(decimals=2),
+    "Qabf": Direction(),
+    "Qcb": Direction(),
+    "Qy": Direction(),
     "Qcv": Direction("lower", decimals=1),
     "LPIPS": Direction("lower"),
-    "PSNR": Direction(unit="dB", decimals=2, low=-float("inf")),
-    "SSIM": Direction(low=-2, high=2),
-    "EN": Direction(unit="bit", high=8),
-    "SD": Direction(decimals=2, high=127.5),
+    "PSNR": Direction(unit="dB", decimals=2),
+    "SSIM": Direction(),
+    "EN": Direction(unit="bit"),
+    "SD": Direction(decimals=2),
     "AG": Direction(decimals=2),
-    "SCD": Direction(low=-2, high=2),
-    "CC": Direction(low=-1, high=1),
-    "MS-SSIM": Direction(high=2),
-    "Nabf": Direction("lower", high=1),
-    "Qncie": Direction(decimals=4, high=1),
-    "MEF-SSIM": Direction(high=1),
-    "FMI_pixel": Direction(high=1),
-    "FMI_gradient": Direction(high=1),
-    "FMI_wavelet": Direction(high=1),
-    "FMI_DCT": Direction(high=1),
-    "target_PSNR": Direction(unit="dB", decimals=2, low=-float("inf")),
-    "target_SSIM": Direction(low=-1, high=1),
-    "spectral_angle": Direction("lower", unit="°", high=180),
+    "SCD": Direction(),
+    "CC": Direction(),
+    "MS-SSIM": Direction(),
+    "Nabf": Direction("lower"),
+    "Qncie": Direction(decimals=4),
+    "MEF-SSIM": Direction(),
+    "FMI_pixel": Direction(),
+    "FMI_gradient": Direction(),
+    "FMI_wavelet": Direction(),
+    "FMI_DCT": Direction(),
+    "target_PSNR": Direction(unit="dB", decimals=2),
+    "target_SSIM": Direction(),
+    "spectral_angle": Direction("lower", unit="°"),
     "ERGAS": Direction("lower"),
-    "SCC": Direction(high=1),
-    "Q2n": Direction(high=1),
-    "D_lambda_K": Direction("lower", high=1),
-    "D_s": Direction("lower", high=2),
-    "HQNR": Direction(low=-1, high=1),
-    "D_lambda": Direction("lower", high=2),
-    "QNR": Direction(low=-1, high=1),
+    "SCC": Direction(),
+    "Q2n": Direction(),
+    "D_lambda_K": Direction("lower"),
+    "D_s": Direction("lower"),
+    "HQNR": Direction(),
+    "D_lambda": Direction("lower"),
+    "QNR": Direction(),
 }
 AUTHORS = ("MI", "VIF", "SF", "Qabf", "Qcb", "Qy", "Qcv", "LPIPS")
 DIRECTIONS |= {f"rwkvfusion_{name}": DIRECTIONS[name] for name in AUTHORS}
-DIRECTIONS["rwkvfusion_MI"] = Direction(unit="nat", high=11.1)
+DIRECTIONS["rwkvfusion_MI"] = Direction(unit="nat")
 
 
 @dataclass(frozen=True)
