@@ -17,11 +17,10 @@ from rich.progress import track
 
 from model.config import load_config, report_dir
 from model.guidance import open_guidance
-from model.inference import Fuser as Network
-from model.inference import load_model, load_weights
+from model.inference import Fuser, load_model, load_weights
 from model.measure import OPTIONS, Options, read_fused
 from model.memory import Memory
-from model.methods import Fuser, Fusion
+from model.methods import FuseFunction, Fusion
 from model.results import GUIDED, UNGUIDED, Evaluation, read_results, write_results
 from model.run import trained_on
 from model.scoring import few, score_all
@@ -35,7 +34,7 @@ FUSED = "fused.jsonl"  # finished images
 def evaluate(
     dataset: str,
     tasks: Sequence[str] | None = None,
-    fusers: Mapping[str, Fuser] | None = None,
+    fusers: Mapping[str, FuseFunction] | None = None,
     console: Console | None = None,
     *,
     weights: str | None = None,
@@ -106,7 +105,7 @@ def _fuse_all(
             f"{task}: {bare} of {len(samples)} samples have no guidance stored; "
             f"run `typer pipeline guidance --dataset {dataset}` first to use it"
         )
-    if isinstance(fusion.network, Network):
+    if isinstance(fusion.network, Fuser):
         known = trained_on(fusion.network.record, samples)
         if known:
             found.warnings.append(

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from model.baselines import FUSION_BASELINES, SHARPENING_BASELINES, roles
 from model.guidance import Guidance
-from model.inference import Fuser as Network
-from model.inference import fuse
+from model.inference import Fuser, fuse
 from model.masks import by_source
 from model.memory import Memory, code_hash, file_hash, key_of
 from model.pansharpening import PANSHARPENING_BASELINES
@@ -28,7 +27,9 @@ from pipeline import protocols, sensors
 from pipeline.images import FloatArray, Image, luminance, read_sources, write_image
 from pipeline.manifest import SHARPENING_TASKS, Sample, content_hash
 
-Fuser = Callable[[Sequence[FloatArray], NDArray[np.floating] | None, NDArray[np.bool_] | None], FloatArray]
+FuseFunction = Callable[
+    [Sequence[FloatArray], NDArray[np.floating] | None, NDArray[np.bool_] | None], FloatArray
+]
 """Sources (C, H, W), text (T, D) and merged masks (c, H, W), the last two or None, to fused (C, H, W)."""
 
 FUSING_CODE = (
@@ -45,7 +46,7 @@ class Fusion:
     guidance is not run a second time without it.
     """
 
-    network: Network | Fuser
+    network: Fuser | FuseFunction
     guidance: Guidance
     unmerged: bool
     folder: Path
@@ -54,7 +55,7 @@ class Fusion:
     @property
     def guidable(self) -> bool:
         """Whether guidance can change what the network, or the function in its place, makes."""
-        return not isinstance(self.network, Network) or self.network.takes_guidance
+        return not isinstance(self.network, Fuser) or self.network.takes_guidance
 
     def cases(self, sample: Sample, memory: Memory) -> tuple[list[Case], bool]:
         """Fuse one sample by every method and write the images; also whether it has guidance.
@@ -66,7 +67,7 @@ class Fusion:
         bits = images[-1].bits if sample.task in SHARPENING_TASKS else 8
         code = [*(Path(__file__).with_name(f"{name}.py") for name in FUSING_CODE), *FORMULAS]
         facts = [content_hash(sample), code_hash(code)]
-        trained = self.network.record.get("sha256") if isinstance(self.network, Network) else None
+        trained = self.network.record.get("sha256") if isinstance(self.network, Fuser) else None
         parts = {GUIDED: [trained, text, masks], UNGUIDED: [trained]}
         parts |= {method: [self.sensor] for method in PANSHARPENING_BASELINES}
         cases = []
@@ -85,7 +86,7 @@ class Fusion:
         return cases, guided
 
     def _guidance(self, sample: Sample) -> tuple[NDArray[np.floating] | None, NDArray[np.bool_] | None, bool]:
-        if isinstance(self.network, Network):
+        if isinstance(self.network, Fuser):
             text, masks, _ = guidance_for(sample, self.guidance, self.network)
         else:
             stored, merged = self.guidance.text(sample.id), self.guidance.merged(sample.id)
@@ -124,7 +125,7 @@ class Fusion:
         text: NDArray[np.floating] | None,
         masks: NDArray[np.bool_] | None,
     ) -> FloatArray:
-        if isinstance(self.network, Network):
+        if isinstance(self.network, Fuser):
             return fuse(sources, self.network, text=text, masks=masks)
         return self.network(sources, text, masks)
 
