@@ -22,6 +22,8 @@ from pipeline.config import (
 from pipeline.errors import InputError
 from pipeline.manifest import TASKS, nearest
 
+Depth = Annotated[int, Field(ge=0)]
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
@@ -36,10 +38,10 @@ class ModelConfig:
     set of masks.
     """
 
-    width: int = Field(default=16, ge=4)
-    encoder_depths: tuple[int, ...] = Field(default=(1, 1), min_length=1)
-    decoder_depths: tuple[int, ...] = (1,)
-    channel_ratio: float = Field(default=2.0, gt=0)
+    width: int = Field(default=16, ge=4, le=2**16)
+    encoder_depths: tuple[Depth, ...] = Field(default=(1, 1), min_length=1)
+    decoder_depths: tuple[Depth, ...] = (1,)
+    channel_ratio: float = Field(default=2.0, gt=0, le=2**8)
 
     operator: Literal[
         "bi_wkv", "window_bi_wkv", "attention", "flatten_attention", "window_attention", "vmamba"
@@ -133,7 +135,7 @@ class TrainConfig:
     lr: float = Field(default=4e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=10, ge=0)
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)  # .inf: no clipping
     ema: float = Field(default=0.95, ge=0, lt=1)
     text_dropout: float = Field(default=0.25, ge=0, le=1)
     mask_dropout: float = Field(default=0.25, ge=0, le=1)
@@ -144,7 +146,7 @@ class TrainConfig:
     validate_every: int = Field(default=40, ge=1)
     best_metric: Literal["", "loss", "Qabf", "SSIM_sum", "PSNR"] = ""
     patience: int = Field(default=0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)
 
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:
@@ -201,8 +203,19 @@ class Config:
 def load_config(path: Path = PARAMS) -> Config:
     """Read the model's sections of params.yaml. Raises InputError naming the key."""
     config = load_sections(Config, path)
-    for task in config.tasks:
-        config.for_task(task)
+    networks = {"model": config.model}
+    for task, change in config.tasks.items():
+        networks[f"tasks.{task}.model"] = config.for_task(task).model
+        for name in ("dataset", "task"):
+            if name in change.train:
+                raise InputError(
+                    f"{path}: tasks.{task}.train.{name} has no effect; give --{name} to the command, or set "
+                    f"train.{name}"
+                )
+    for place, network in networks.items():
+        for name in DATA_FACTS:
+            if getattr(network, name) != getattr(ModelConfig(), name):
+                raise InputError(f"{path}: {place}.{name} follows from the data; remove the key")
     return config
 
 

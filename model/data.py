@@ -109,6 +109,7 @@ class FusionDataset(Dataset[Item]):
         self._verify(index)
         kept = None if self.images is not None else self._kept(index)
         height, width = self._size(index, kept)
+        self._check_masks(index, height, width)
         if not self.train:
             planes, masks = self._window(index, kept, 0, 0, height, width)
             return self._item(index, kept, planes, masks)
@@ -134,6 +135,16 @@ class FusionDataset(Dataset[Item]):
             return self.images.size(self.samples[index].id)
         height, width = kept.planes.sources[0].shape[1:]
         return height, width
+
+    def _check_masks(self, index: int, height: int, width: int) -> None:
+        sample, masks = self.samples[index].id, self.guidance.masks
+        if masks is None or not masks.is_done(sample) or masks.size(sample) == (height, width):
+            return
+        stored = masks.size(sample)
+        raise InputError(
+            f"{masks.path}: masks of sample '{sample}' are {stored[0]}x{stored[1]}, its images "
+            f"{height}x{width}; run `typer pipeline guidance` for its data set"
+        )
 
     def _window(
         self, index: int, kept: _Kept | None, y: int, x: int, height: int, width: int

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from model.complexity import count_operations, example, measure
 from model.inference import find_weights
 from model.network import RWKVFusion
 from model.presets import preset
-from model.record import read_record, training_time
+from model.record import read_record, record_of, training_time
+from pipeline.errors import InputError
 
 SIDE = 64  # of the sample that operations are counted for, as in Tables 4 and 5
 TOKENS = 64  # of the text
@@ -52,8 +54,18 @@ def describe_weights(name: str) -> str:
     """The history of trained weights, by task id or path. Raises InputError when there are none."""
     path = find_weights(name)
     record = read_record(path)
+    try:
+        return "\n".join(_history(path, record))
+    except KeyError as error:
+        raise InputError(
+            f"{record_of(path)}: does not tell {error}; only weights that `python -m model train` wrote have "
+            "a history"
+        ) from error
+
+
+def _history(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
     train, time = record["train"], training_time(path, record)
-    lines = [
+    yield from (
         f"{path}: {record['task']}, sources {' + '.join(record['roles'])}",
         f"trained    on data set {record['dataset']}, {len(record['train_samples'])} samples "
         f"({len(record['validation_samples'])} for validation), {train['steps']} steps of {train['batch']} "
@@ -67,8 +79,7 @@ def describe_weights(name: str) -> str:
         f"code       {record['code']}; " + ", ".join(f"{k} {v}" for k, v in record["environment"].items()),
         f"again      python -m model train --task {record['task']} --dataset {record['dataset']}",
         f"sha256     {record['sha256']}",
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _started(record: Mapping[str, Any]) -> Iterator[str]:

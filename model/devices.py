@@ -1,5 +1,8 @@
 """Where tensors live."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from pipeline.errors import InputError
@@ -17,3 +20,17 @@ def pick_device(name: str | torch.device) -> torch.device:
             f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+@contextmanager
+def within_memory(remedy: str) -> Iterator[None]:
+    """Raise InputError with ``remedy`` when the machine or its GPU runs out of memory in here."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        allocation = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
+            error
+        )
+        if not allocation:
+            raise
+        raise InputError(f"not enough memory; {remedy}") from error

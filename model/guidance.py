@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import MASK_GUIDANCE, TEXT_GUIDANCE
-from pipeline.config import Place, guidance_dir
+from pipeline.config import TEXT_WIDTH, Place, guidance_dir
+from pipeline.errors import InputError
 from pipeline.store import MergedMasks, Store, Text, open_store
 
 
@@ -59,11 +60,18 @@ def open_guidance(dataset: str, use: str = "both") -> Guidance:
 def open_stores(folder: Place, use: str = "both") -> Guidance:
     """Open the guidance stores texts.zarr and merged.zarr of a folder, where they exist.
 
-    Raises InputError when a store is damaged.
+    Raises InputError when a store is damaged or holds something else.
     """
 
-    def opened(name: str, wanted: bool) -> Store | None:
-        path = folder / f"{name}.zarr"
-        return open_store(path) if wanted and path.exists() else None
+    def opened(kind: str, wanted: bool) -> Store | None:
+        path = folder / f"{kind}.zarr"
+        if not wanted or not path.exists():
+            return None
+        store = open_store(path)
+        width = store.sizes.get("D", TEXT_WIDTH)
+        if store.kind != kind or width != TEXT_WIDTH:
+            held = store.kind if store.kind != kind else f"{kind} of {width} features, not {TEXT_WIDTH}"
+            raise InputError(f"{path}: holds {held}; delete it and run `typer pipeline guidance` again")
+        return store
 
     return Guidance(opened("texts", use in TEXT_GUIDANCE), opened("merged", use in MASK_GUIDANCE))

@@ -48,6 +48,11 @@ def prepare(
     first, dataset = parts[0], parts[0].training
     for part in parts[1:]:
         part.must_fit(first)
+    if settings.best_metric and first.validation is None:
+        raise InputError(
+            f"data set '{first.name}' has no sample of task '{settings.task}' with split 'validation', which "
+            f"train.best_metric: {settings.best_metric} needs; mark some or set train.best_metric: ''"
+        )
     # The residual of a sharpening network is added to the source that has the bands: the last one.
     base = len(dataset.in_channels) - 1 if settings.task in SHARPENING_TASKS else None
     model = dataclasses.replace(

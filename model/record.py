@@ -6,15 +6,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from pipeline.config import build
 from pipeline.errors import InputError
 
 FORMAT = 1
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"
 """Names of weights and record in a folder laid out as on the Hugging Face Hub (model/hub.py)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class Record:
+    """What a record must hold to load weights, and the types of what it tells of their history."""
+
+    task: str
+    roles: list[str]
+    ratios: list[int]
+    model: dict[str, Any]
+    sha256: str
+    dataset: str = ""
+    loss: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    guidance: str = ""
+    text_encoder: str | None = None
+    train_samples: list[str] = Field(default_factory=list)
+    validation_samples: list[str] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    parameters: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    finished: str = ""
+    code: str = ""
+    environment: dict[str, str] = Field(default_factory=dict)
+    facts: dict[str, str] = Field(default_factory=dict)
+    start: dict[str, Any] | None = None
 
 
 def record_of(path: Path) -> Path:
@@ -25,10 +55,12 @@ def record_of(path: Path) -> Path:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record beside a weights file. Raises InputError when it is missing or not one of ours."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name the .safetensors file in it")
     record_path = record_of(path)
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{record_path}: cannot be read ({error}); weights come with a .json of the same name"
         ) from error
@@ -36,6 +68,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{record_path}: not a record of rwkvfusion weights in format {FORMAT}; train them again"
         )
+    build(Record, record, str(record_path))
     return record
 
 

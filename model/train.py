@@ -23,6 +23,7 @@ from model.batches import Batch
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import Config, TrainConfig, load_config
 from model.data import Batches
+from model.devices import within_memory
 from model.losses import fusion_loss
 from model.network import RWKVFusion
 from model.order import EndlessBatches
@@ -72,9 +73,10 @@ def train(
         if processes.agree(run.finished()):
             console.print(f"{name}: up to date ({run.weights})")
             return run.weights
-        trainer = Trainer(run, processes, workers)
-        console.print(trainer.resume(name))
-        trainer.fit(console, tensorboard)
+        with within_memory("lower train.batch or train.crop, raise train.accumulate, or shrink the network"):
+            trainer = Trainer(run, processes, workers)
+            console.print(trainer.resume(name))
+            trainer.fit(console, tensorboard)
     return run.weights
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,10 @@ def validate(
     device: torch.device,
     show: Callable[[str, np.ndarray], None],
 ) -> dict[str, float]:
-    """Mean loss parts and metrics over whole images, in float32; the first ones are given to ``show``."""
+    """Mean loss parts and metrics over whole images, in float32; the first ones are given to ``show``.
+
+    Samples for which a figure is not defined are left out of its mean.
+    """
     rows = []
     for index in range(len(dataset)):
         batch = collate([dataset[index]]).to(device)
@@ -37,7 +41,13 @@ def validate(
         rows.append({name: float(value) for name, value in parts.items()} | quality(batch, fused))
         if index < PICTURES:
             show(batch.ids[0], picture(batch, fused))
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the samples for which a figure is defined; NaN where it is for none."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 @contextmanager
@@ -88,14 +98,16 @@ class Best:
         self.waiting = 0
 
     def take(self, step: int, values: Mapping[str, float], weights: Mapping[str, Tensor]) -> None:
-        """Hear of a validation of these weights. Raises InputError where the figure is not measured."""
+        """Hear of a validation of these weights. Raises InputError where the figure has no value."""
         self.last = dict(values)
         if not self.metric:
             return
-        if self.metric not in values:
+        measured = [name for name in VALIDATION_METRICS if not math.isnan(values.get(name, math.nan))]
+        if self.metric not in measured:
+            where = "for these validation samples" if self.metric in values else "in this task"
             raise InputError(
-                f"train.best_metric: {self.metric} is not measured in this task; choose one of "
-                f"{', '.join(name for name in VALIDATION_METRICS if name in values)}"
+                f"train.best_metric: {self.metric} is not measured {where}; choose one of "
+                f"{', '.join(measured)}"
             )
         sign = -1 if self.metric == "loss" else 1
         if self.weights is None or sign * values[self.metric] > sign * self.metrics[self.metric]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ruamel.yaml import YAML
 
 PARAMS = Path("params.yaml")
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 T = TypeVar("T")
 Florence = Literal["florence2-base", "florence2-large"]

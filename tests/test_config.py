@@ -54,6 +54,14 @@ def test_a_wrong_pipeline_parameter_is_named(
         (["tasks", "pansharpening"], {"modl": {}}, "Did you mean 'model'?"),
         (["tasks", "pansharpening"], {"model": {"widht": 8}}, "Did you mean 'width'?"),
         (["tasks", "pansharpenin"], {}, "Did you mean 'pansharpening'?"),
+        (["tasks", "medical"], {"train": {"dataset": "ct"}}, "tasks.medical.train.dataset has no effect"),
+        (["model", "mask_channels"], 4, "model.mask_channels follows from the data"),
+        (["tasks", "medical"], {"model": {"text_width": 8}}, "tasks.medical.model.text_width follows"),
+        (["model", "encoder_depths"], [1, -1], "'model.encoder_depths.1' is -1"),
+        (["model", "channel_ratio"], float("inf"), "'model.channel_ratio' is inf"),
+        (["train", "seed"], -1, "'train.seed' is -1"),
+        (["train", "seed"], 2**64, "'train.seed' is"),
+        (["train", "mix"], {"demo": float("inf")}, "'train.mix.demo' is inf"),
     ],
 )
 def test_a_wrong_model_parameter_is_named(tmp_path: Path, keys: list[str], value: Any, message: str) -> None:

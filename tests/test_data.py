@@ -17,7 +17,8 @@ from model.masks import by_source, mask_channels
 from model.order import EndlessBatches, shares
 from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, write_image
-from pipeline.manifest import Sample, Source
+from pipeline.manifest import Sample, Source, content_hash
+from pipeline.store import MergedMasks, create_store
 
 
 @pytest.fixture
@@ -195,6 +196,23 @@ def test_a_target_has_the_bands_that_are_sharpened(samples: list[Sample]) -> Non
     write_image(sample.sources[1].path, np.full((3, 8, 8), 0.5, np.float32), 16)
     with pytest.raises(InputError, match=r"ps0.*the target has 4 bands but ms, which is to be sharpened, 3"):
         FusionDataset([sample], "pansharpening")
+
+
+def test_stores_of_something_else_are_refused(samples: list[Sample]) -> None:
+    folder = Path("guidance/tiny")
+    content = {samples[0].id: content_hash(samples[0])}
+    merged = create_store(folder / "merged.zarr", "merged", list(content), {}, "merged-2", H=64, W=64)
+    one = np.ones(1, np.float32)
+    merged.write({samples[0].id: MergedMasks(np.ones((1, 40, 48), bool), ("car",), one, one)}, content)
+    dataset = FusionDataset(samples[:1], samples[0].task, open_guidance("tiny"))
+    with pytest.raises(InputError, match=r"merged.zarr: masks of sample 'vi0' are 40x48, its images 24x32"):
+        dataset[0]
+    create_store(folder / "texts.zarr", "texts", list(content), {}, "texts-2", T=8, D=64)
+    with pytest.raises(InputError, match=r"texts.zarr: holds texts of 64 features, not 512"):
+        open_guidance("tiny")
+    create_store(folder / "texts.zarr", "merged", list(content), {}, "merged-2", H=32, W=32)
+    with pytest.raises(InputError, match=r"texts.zarr: holds merged; delete it"):
+        open_guidance("tiny")
 
 
 def test_no_samples() -> None:

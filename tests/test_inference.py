@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from tiny_project import make_weights, masks_of, scene, text_of
 
 from model.colour import rgb_to_ycbcr
+from model.describe import describe_weights
 from model.inference import Fuser, find_weights, fuse, load_model, load_weights
+from model.record import read_record
 from pipeline.errors import InputError
 from pipeline.images import luminance, write_image
 
@@ -20,6 +22,41 @@ def fuser(tmp_path_factory: pytest.TempPathFactory) -> Fuser:
     return load_weights(
         make_weights(tmp_path_factory.mktemp("weights") / "vi.safetensors", "visible_infrared")
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("task", None, "'task' is None"),
+        ("roles", 3, "'roles' is 3"),
+        ("model", "x", "'model' is 'x'"),
+        ("train", [], "'train' is \\[\\]"),
+        ("facts", None, "'facts' is None"),
+        ("sha256", ..., "'sha256' is missing"),
+        ("model", ..., "'model' is missing"),
+    ],
+)
+def test_a_damaged_record_says_what_is_wrong_with_it(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    path = make_weights(tmp_path / "vi.safetensors", "visible_infrared")
+    record = json.loads(path.with_suffix(".json").read_text())
+    record[key] = value
+    path.with_suffix(".json").write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+    for read in (load_weights, describe_weights):
+        with pytest.raises(InputError, match=message):
+            read(str(path))
+
+
+def test_what_is_no_record_or_has_no_history(tmp_path: Path) -> None:
+    path = make_weights(tmp_path / "vi.safetensors", "visible_infrared")
+    with pytest.raises(InputError, match=r"vi.json: does not tell 'train'"):
+        describe_weights(str(path))
+    path.with_suffix(".json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"vi.json: cannot be read"):
+        load_weights(path)
+    with pytest.raises(InputError, match="is a folder"):
+        read_record(Path())
 
 
 @pytest.fixture(scope="module")

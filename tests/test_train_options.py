@@ -25,6 +25,7 @@ from model.record import training_time
 from model.train import Trainer, train
 from model.validation import Best
 from pipeline.errors import InputError
+from pipeline.images import write_image
 
 TASK = "visible_infrared"
 RUN = Path("runs/tiny") / TASK
@@ -158,6 +159,44 @@ def test_the_best_is_the_lowest_loss_and_the_highest_of_all_else() -> None:
         assert best.chosen({"w": weights["w"] + len(values) - 1}, len(values) - 1)[2] == expected
     with pytest.raises(InputError, match=r"PSNR is not measured in this task; choose one of loss, Qabf"):
         Best("PSNR").take(1, {"Qabf": 1.0, "loss": 2.0}, weights)
+    with pytest.raises(
+        InputError, match=r"Qabf is not measured for these validation samples; choose .* loss$"
+    ):
+        Best("Qabf").take(1, {"Qabf": float("nan"), "loss": 2.0}, weights)
+
+
+def test_a_black_validation_sample_is_left_out_of_the_figures_it_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(tmp_path, monkeypatch, best_metric="Qabf", steps=2)
+    alone = json.loads(trained_record())["metrics"]
+    rows = Path("tiny.csv").read_text().splitlines(keepends=True)
+    (row,) = [row for row in rows if row.startswith("vi5,")]
+    for folder in ("visible", "infrared"):
+        write_image(Path("data", folder, "black.png"), np.zeros((1, 24, 32), np.float32))
+    Path("tiny.csv").write_text("".join([*rows, row.replace("vi5", "black")]))
+    both = json.loads(trained_record())["metrics"]
+    assert both["Qabf"] == pytest.approx(alone["Qabf"], rel=1e-6)
+    assert both["loss"] < alone["loss"]
+    Path("tiny.csv").write_text("".join(row for row in rows if ",validation," not in row))
+    with pytest.raises(InputError, match=r"no sample of task 'visible_infrared' with split 'validation'"):
+        trained()
+
+
+def trained_record() -> str:
+    trained()
+    return (RUN / "weights.json").read_text()
+
+
+def test_too_little_memory_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(tmp_path, monkeypatch)
+
+    def hungry(self: Trainer, *arguments: object) -> dict[str, torch.Tensor]:
+        return {"loss": torch.empty(2**58)}
+
+    monkeypatch.setattr(Trainer, "losses", hungry)
+    with pytest.raises(InputError, match=r"not enough memory; lower train.batch or train.crop"):
+        trained()
 
 
 def test_a_repetition_is_byte_for_byte_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
