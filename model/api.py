@@ -99,10 +99,10 @@ def fuse(
     ``sources``, two or more in the order of the weights' roles, registered and of one size (the last one
     smaller by a whole ratio in sharpening). Each is
 
-    - an array H x W, H x W x C (C <= 4) or C x H x W, integers or floats in [0, 1]; a fourth dimension in
-      front is a batch;
-    - a tensor C x H x W or H x W, or a batch B x C x H x W, uint8 or floats in [0, 1], on any device;
-    - a Pillow image;
+    - an array H x W, H x W x C (C <= 4) or C x H x W, integers of up to 32 bits (the type's greatest value is
+      white) or floats in [0, 1]; a fourth dimension in front is a batch;
+    - a tensor C x H x W or H x W, or a batch B x C x H x W, of the same types, on any device;
+    - a Pillow image, as its pixels stand in it (mode I holds 16 bits);
     - a list of any of these, which is a batch too;
     - a path: then ``out`` is the file to write, whose path is returned. Type, depth and georeference are
       those of `rwkvfusion fuse`.
@@ -111,18 +111,23 @@ def fuse(
     the one sample (for paths: a file). ``colour``: auto, rgb, ycbcr or gray. ``memory``: bytes for the
     network, beyond which it works in tiles.
 
-    A sample's result does not depend on the others in its batch. Raises InputError (a ValueError) when
-    something does not fit.
+    A sample's result does not depend on the others in its batch. Threads may share weights. Raises
+    InputError (a ValueError) when something does not fit.
     """
     fuser = weights if isinstance(weights, Fuser) else load_weights(weights)
     if len(sources) < 2:
         raise InputError(
             f"{len(sources)} source{'' if len(sources) == 1 else 's'} given; fusion needs at least two"
         )
-    if isinstance(sources[0], str | Path):
+    paths = [isinstance(source, str | Path) for source in sources]
+    if all(paths):
         return _fuse_files(sources, fuser, out, caption, masks, colour, memory)
+    if any(paths):
+        raise InputError("some sources are paths and some images; give one or the other")
     if out is not None:
         raise InputError("out= names the file to write when the sources are paths; save this result yourself")
+    if masks is not None:
+        masks = np.asarray(masks, dtype=bool)
     text = None
     if caption is not None:
         from model.caption import encode
@@ -139,8 +144,10 @@ def fuse(
     if masks is not None:
         raise InputError("masks belong to one sample: fuse the samples of the batch one by one")
     lengths = {len(source) for source in sources}
-    if len(lengths) != 1:
-        raise InputError(f"the sources are batches of {sorted(lengths)} samples; give as many of each")
+    if len(lengths) != 1 or 0 in lengths:
+        raise InputError(
+            f"the sources are batches of {sorted(lengths)} samples; give as many of each, one or more"
+        )
     results = [one(images) for images in zip(*sources, strict=True)]
     if isinstance(sources[0], Tensor):
         return torch.stack(results)
@@ -156,20 +163,22 @@ def _pixels(image: Any) -> NDArray[Any]:
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         array = (image.float() if image.is_floating_point() else image).numpy()
-        array = array[None] if array.ndim == 2 else array
-        return _scaled(array) if array.ndim == 3 else array
+        return array[None] if array.ndim == 2 else array
     if isinstance(image, PillowImage.Image):
         mode = image.mode
+        if mode == "La":
+            image = image.convert("LA")  # Pillow knows no shorter way
         if mode not in ("L", "RGB", "F") and not mode.startswith("I"):
             image = image.convert("L" if mode in ("1", "LA", "La") else "RGB")
         array = np.asarray(image)
-        return array.astype(np.uint16) if mode.startswith("I;16") else array
+        if mode == "I" and not 0 <= array.min() <= array.max() <= 65535:
+            raise InputError(
+                f"a Pillow image of mode I holds 16 bits, 0 … 65535; this has {array.min()} … {array.max()}"
+            )
+        return array.astype(np.uint16) if mode.startswith("I") else array
+    if isinstance(image, str | Path):
+        raise InputError("paths are fused one sample at a time: fuse([path, path], weights, out=path)")
     return np.asarray(image)
-
-
-def _scaled(array: NDArray[Any]) -> FloatArray:
-    peak = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-    return array.astype(np.float32) / np.float32(peak)
 
 
 def _like(image: Any, fused: FloatArray) -> Any:

@@ -130,7 +130,7 @@ def _apply(fuser: Fuser, images: Sequence[FloatArray], guidance: _Guidance) -> F
     inputs = [torch.from_numpy(np.ascontiguousarray(image)).to(fuser.device) for image in images]
     arguments = (inputs, guidance.text, guidance.length, guidance.masks)
     half, whole = fuser.dtype != torch.float32, guidance.whole
-    with torch.autocast(fuser.device.type, fuser.dtype) if half else nullcontext():
+    with fuser.turn, torch.autocast(fuser.device.type, fuser.dtype) if half else nullcontext():
         if whole is None:
             fused = fuser.network(*arguments)
         else:

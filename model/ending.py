@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from pipeline.errors import exit_on_error
@@ -20,6 +21,10 @@ def run_and_end(command: Callable[[], Any]) -> NoReturn:
     torch's CUDA libraries that takes half a second and touches 130 MiB that the command itself never used.
     """
     gc.set_threshold(100_000)
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]  # a shell may close them
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is no error
     code: Any = 0
     try:
         with exit_on_error():
@@ -29,7 +34,7 @@ def run_and_end(command: Callable[[], Any]) -> NoReturn:
         if not isinstance(code, int | None):
             raise  # a message, which Python prints
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         try:
             stream.flush()
         except OSError:  # a closed pipe: nobody reads

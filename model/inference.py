@@ -7,9 +7,11 @@ images beyond a budget are fused in tiles (model/tiling.py), which fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
@@ -24,7 +26,7 @@ from model.network import RWKVFusion
 from model.record import HUB_WEIGHTS, read_weights, record_of
 from model.tiled import Patches, TiledFusion
 from model.tiling import plan
-from model.whole import shape_of
+from model.whole import Shape, shape_of
 from pipeline.config import build
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, read_image
@@ -44,7 +46,8 @@ BYTES_PER_CHANNEL = 80
 class Fuser:
     """A trained network ready to fuse: where its weights come from, their record (json), its device.
 
-    ``dtype``: float32, or what the network computes in under autocast.
+    ``dtype``: float32, or what the network computes in under autocast. ``turn`` is held during every forward:
+    threads may share a fuser, but the network's modules know of one image only (model/whole.py).
     """
 
     path: Path
@@ -52,6 +55,13 @@ class Fuser:
     network: RWKVFusion
     device: torch.device
     dtype: torch.dtype = torch.float32
+    turn: Lock = field(default_factory=Lock, repr=False)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How the network's images are cut into tiles."""
+        with self.turn:
+            return shape_of(self.network)
 
     @property
     def task(self) -> str:
@@ -72,7 +82,7 @@ class Fuser:
 
     def pixels_within(self, memory: int | None) -> float:
         """How many pixels a forward on the CPU can take without needing more than ``memory`` bytes."""
-        return inf if memory is None else memory / (BYTES_PER_CHANNEL * self.network.config.width)
+        return inf if memory is None else max(memory, 0) / (BYTES_PER_CHANNEL * self.network.config.width)
 
     def masks_of(self, merged: MergedMasks | None, sample: str) -> NDArray[np.bool_] | None:
         """A sample's stored masks as the network takes them. Raises InputError as `by_source` does."""
@@ -187,7 +197,7 @@ def fuse(
     check(images, fuser, colour)
     size = images[0].shape[1:]
     check_masks(masks, fuser, (size[0], size[1]))
-    shape = shape_of(fuser.network)
+    shape = fuser.shape
     tiling = plan((size[0], size[1]), fuser.pixels_within(memory), shape.align, shape.reach)
     if len(tiling) == 1:
         own = None if masks is None else masks[None]
@@ -221,6 +231,11 @@ def _pixels(source: SourceLike) -> FloatArray:
     if isinstance(source, (str, Path)):
         return read_image(Path(source)).pixels
     array = np.asarray(source)
+    if array.dtype.kind not in "uif" or array.dtype in (np.int64, np.uint64):
+        raise InputError(
+            f"a source array is of type {array.dtype}, which no image has; give integers of 8, 16 or 32 bits "
+            "(the type's greatest value is white), or floats in [0, 1]"
+        )
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or 0 in array.shape:

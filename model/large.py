@@ -15,7 +15,6 @@ from model.pieces import Pieces
 from model.sample import Prepared
 from model.tiled import Patches, TiledFusion
 from model.tiling import Tiling, plan
-from model.whole import shape_of
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, ImageFacts, read_image, read_window
 from pipeline.manifest import ZARR_SUFFIX, file_of
@@ -39,7 +38,7 @@ def fuse_pieces(
             "in pieces, which only .tif and .zarr can be; give -o such a name, or more --memory"
         )
     size = facts[0].size
-    shape = shape_of(fuser.network)
+    shape = fuser.shape
     tiling = plan(size, fuser.pixels_within(prepared.memory), shape.align, shape.reach)
     patches = Patches(
         size,

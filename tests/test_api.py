@@ -88,6 +88,11 @@ def test_pillow_images(fuser: Fuser) -> None:
     assert model.fuse([visible.convert("CMYK"), infrared.convert("LA")], fuser).size == (30, 20)
     deep = Image.fromarray(quantise(INFRARED, 16)[0])
     assert np.asarray(model.fuse([deep, deep], fuser)).dtype == np.uint16
+    wide = Image.fromarray(np.asarray(deep).astype(np.int32))
+    assert wide.mode == "I"
+    assert np.array_equal(model.fuse([wide, wide], fuser), model.fuse([deep, deep], fuser))
+    premultiplied = infrared.convert("LA").convert("La")
+    assert np.array_equal(model.fuse([visible, premultiplied], fuser), fused)
     both = model.fuse([[visible, visible], [infrared, infrared]], fuser)
     assert [np.array_equal(np.asarray(image), np.asarray(fused)) for image in both] == [True, True]
 
@@ -116,6 +121,9 @@ def test_more_than_two_sources_and_masks(fuser: Fuser) -> None:
     guided = model.fuse([VISIBLE, INFRARED], fuser, masks=masks)
     assert np.array_equal(guided, fuse_arrays([VISIBLE, INFRARED], fuser, masks=masks))
 
+    loud = model.fuse([VISIBLE, INFRARED], fuser, masks=masks.astype(np.uint8) * 255)
+    assert np.array_equal(loud, guided)
+
 
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
@@ -126,6 +134,17 @@ def test_more_than_two_sources_and_masks(fuser: Fuser) -> None:
         ([VISIBLE, INFRARED], {"out": "x.png"}, "save this result yourself"),
         ([VISIBLE, INFRARED], {"colour": "pink"}, "unknown colour"),
         ([VISIBLE[None], INFRARED[None].repeat(2, 0)], {}, "as many of each"),
+        ([VISIBLE[None][:0], INFRARED[None][:0]], {}, "one or more"),
+        ([np.full((20, 30), 255), INFRARED], {}, "int64, which no image has"),
+        ([torch.full((20, 30), 255), torch.from_numpy(INFRARED)], {}, "int64, which no image has"),
+        ([VISIBLE > 0.5, INFRARED], {}, "bool, which no image has"),
+        ([torch.ones(20, 30, dtype=torch.bool), torch.from_numpy(INFRARED)], {}, "bool, which no image has"),
+        ([VISIBLE + 0j, INFRARED], {}, "complex64, which no image has"),
+        ([Image.fromarray(np.full((20, 30), 70000, np.int32)), INFRARED], {}, "holds 16 bits"),
+        ([VISIBLE, "infrared.png"], {}, "some sources are paths"),
+        (["visible.png", INFRARED], {"out": "x.png"}, "some sources are paths"),
+        ([["visible.png"], ["infrared.png"]], {}, "one sample at a time"),
+        ([VISIBLE, INFRARED], {"masks": "masks.png"}, "masks have shape"),
         ([VISIBLE, INFRARED], {"caption": ""}, "caption|without text"),
     ],
 )

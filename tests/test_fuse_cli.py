@@ -354,3 +354,13 @@ def test_the_process_ends_with_its_code_and_all_it_said(project: Path) -> None:
         assert ended.returncode == code, ended.stderr
         assert line in ended.stdout + ended.stderr
     assert len(list(Path("out").iterdir())) == 8
+    # Nobody listens, or a terminal that does not know the letters of a name.
+    Path("out").rename("öut")
+    command = [*command, "öut", *weights]
+    environment["PYTHONIOENCODING"] = "ascii"
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\xf6ut" in ended.stdout
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    ended = subprocess.run(closed, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

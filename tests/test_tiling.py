@@ -1,5 +1,6 @@
 """Tiles: they cover the image, give what the whole gives, and go on after a kill."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -241,6 +242,20 @@ def large(folder: Path) -> tuple[list[Path], Path]:
 def budget(weights: Path) -> Settings:
     """A budget with room for less than the images."""
     return Settings(weights=str(weights), memory=LIBRARIES + 2**20)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_threads_may_share_weights(fuser: Fuser) -> None:
+    """Images at once and images in tiles, of which the network's modules are told."""
+    sizes = [(60, 40), (140, 66), (24, 36), (66, 140)]
+    samples = [[scene(n, 3, *size), scene(n + 9, 1, *size)] for n, size in enumerate(sizes)]
+    memory = [None, 0, None, 0]
+    expected = [fuse(own, fuser, memory=limit) for own, limit in zip(samples, memory, strict=True)]
+    fresh = load_weights(fuser.path)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = pool.map(lambda own, limit: fuse(own, fresh, memory=limit), samples, memory)
+            assert [np.array_equal(*both) for both in zip(found, expected, strict=True)] == [True] * 4
 
 
 @pytest.mark.usefixtures("small_tiles")
