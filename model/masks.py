@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.config import MASK_CHANNELS
 from pipeline.errors import InputError
+from pipeline.images import READING_ERRORS
 
 
 def by_source(mask: np.ndarray, sources: np.ndarray | None, count: int, sample: str) -> np.ndarray:
@@ -48,7 +49,7 @@ def open_masks(path: Path, size: tuple[int, int]) -> Masks:
     masks (c, H, W) of truth values. Of more than 20 objects the rest are united in the last mask, as merging
     does. Raises InputError when the file cannot be read, has colours, or is of another size (H, W).
     """
-    array = _stored(path)
+    array = _stored(path, size)
     if array.ndim == 3 and array.dtype == np.bool_:
         order = np.argsort([-int(mask.sum()) for mask in array], kind="stable")
     elif array.ndim == 2 and array.dtype.kind in "bui":
@@ -58,10 +59,6 @@ def open_masks(path: Path, size: tuple[int, int]) -> Masks:
     else:
         raise InputError(
             f"{path}: a label map has one band of whole numbers, this is {array.dtype} {array.shape}"
-        )
-    if array.shape[-2:] != size:
-        raise InputError(
-            f"{path}: the masks are {array.shape[-2]}x{array.shape[-1]}, the image {size[0]}x{size[1]}"
         )
     own, rest = order[: MASK_CHANNELS - 1], order[MASK_CHANNELS - 1 :]
 
@@ -76,17 +73,30 @@ def open_masks(path: Path, size: tuple[int, int]) -> Masks:
     return window
 
 
-def _stored(path: Path) -> np.ndarray:
+def _stored(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The array of a file, which is decoded only if it has the image's size."""
     if not path.is_file():
         raise InputError(f"{path}: no such file of masks")
     try:
         if path.suffix.lower() == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            _check_size(path, array.shape, size)
+            return np.asarray(array)
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile  # takes a fifth of a second to load
 
-            return np.asarray(tifffile.imread(path))
+            with tifffile.TiffFile(path) as tiff:
+                _check_size(path, tiff.series[0].shape, size)
+                return np.asarray(tiff.asarray())
         with PillowImage.open(path) as image:
+            _check_size(path, image.size[::-1], size)
             return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except READING_ERRORS as error:
         raise InputError(f"{path}: cannot be read as a label map ({error}); replace the file") from error
+
+
+def _check_size(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    if size not in (shape[-2:], shape[:2]):
+        raise InputError(f"{path}: the masks are {'x'.join(map(str, shape))}, the image {size[0]}x{size[1]}")

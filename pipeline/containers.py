@@ -127,6 +127,8 @@ def _open_matlab(path: Path, file: Path, name: str, index: int | None) -> Iterat
             array = loadmat(file, variable_names=[name])[name]
         except MatReadError as error:
             raise ValueError(str(error)) from error
+        if array.dtype.kind == "c":  # which the header does not say
+            raise ValueError("its numbers are complex")
         return array_raster(array, axes, sample=index).read(top, left, height, width)
 
     described = array_raster(np.broadcast_to(np.zeros((), kind), shape), axes, sample=index, streams=False)

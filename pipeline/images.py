@@ -19,6 +19,7 @@ from pipeline.writing import FloatArray, quantise, write_atomically, write_image
 
 __all__ = [
     "LUMA",
+    "READING_ERRORS",
     "FloatArray",
     "GeoReference",
     "Image",

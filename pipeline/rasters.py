@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import tokenize
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -46,6 +47,10 @@ READING_ERRORS = (
     PillowImage.DecompressionBombError,
 )
 """What the libraries raise for files that are damaged or not what their suffix says."""
+
+
+# Pillow refuses pictures of 179 megapixels; that one has half as many is no news to who wants to fuse it.
+warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
