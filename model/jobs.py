@@ -27,6 +27,7 @@ from pipeline.manifest import (
     is_stored,
     nearest,
     read_manifest,
+    split_key,
 )
 
 WRITTEN = (*IMAGE_SUFFIXES, ZARR_SUFFIX)
@@ -82,7 +83,7 @@ def _files_of(text: str) -> list[Path] | None:
     path = Path(text)
     if path.is_dir() and path.suffix.lower() != ZARR_SUFFIX:
         return [file for file in sorted(path.iterdir()) if _is_image(file)]
-    if path.exists() or "#" in path.name:
+    if path.exists() or split_key(path)[1]:
         return None
     if glob.has_magic(text):
         files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if _is_image(Path(name))]
@@ -93,7 +94,8 @@ def _files_of(text: str) -> list[Path] | None:
 
 
 def _is_image(file: Path) -> bool:
-    return is_stored(file) and file.suffix.lower() in WRITTEN
+    """Not what macOS leaves beside each file on other systems' disks."""
+    return is_stored(file) and file.suffix.lower() in WRITTEN and not file.name.startswith("._")
 
 
 def _by_folder(paths: Sequence[Path]) -> list[list[Path]] | None:
@@ -182,7 +184,9 @@ def _job_of_row(
     used = [column for column, name in enumerate(columns) if name not in _COLUMNS and row.get(column)]
     paths = [table.parent / row[column] for column in used]
     if len(paths) < 2:
-        raise InputError(f"{place}: names {len(paths)} source; fusion needs at least two")
+        raise InputError(
+            f"{place}: names {len(paths)} source; fusion needs at least two, with a comma between"
+        )
     for path in paths:
         if not is_stored(path):
             raise InputError(f"{place}: {path}: no such file; paths are relative to the table")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model.combine import Colour
 from model.inference import Fuser, window_of
-from model.pieces import Pieces
+from model.pieces import Pieces, in_pieces
 from model.sample import Prepared
 from model.tiled import Patches, TiledFusion
 from model.tiling import Tiling, plan
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, ImageFacts, read_image, read_window
-from pipeline.manifest import ZARR_SUFFIX, file_of
+from pipeline.manifest import file_of
 
 
 def fuse_pieces(
@@ -32,7 +31,7 @@ def fuse_pieces(
     tiles. Raises InputError for what cannot be read or written in pieces, and then leaves nothing behind.
     """
     result, facts = prepared.result, prepared.facts
-    if result.path.suffix.lower() not in (".tif", ".tiff", ZARR_SUFFIX):
+    if not in_pieces(result.path):
         raise InputError(
             f"{result.path}: an image of {result.shape[1]}x{result.shape[2]} is beyond --memory and written "
             "in pieces, which only .tif and .zarr can be; give -o such a name, or more --memory"
@@ -48,19 +47,20 @@ def fuse_pieces(
     )
     tiles = TiledFusion(patches, fuser, prepared.text, prepared.masks, colour, tiling, shape)
     pieces = Pieces(result.path, result.shape, result.bits, _facts(prepared, fuser, colour, tiling))
-    try:
+    with pieces.alone():
         done, tiles.whole.facts = pieces.resume()
-        _learn(tiles, pieces, report)
-        known = len(tiles.whole.facts)
-        for number, pair in enumerate(tiling.pairs[done:], start=done):
-            for rows, columns, pixels in tiles.fuse(pair):
-                pieces.write(rows, columns, pixels)
-            pieces.count(number + 1, known)
-            report(known * len(tiling.pairs) + number + 1, (known + 1) * len(tiling.pairs))
-    except InputError:
-        shutil.rmtree(pieces.folder, ignore_errors=True)
-        raise
-    pieces.finish(result.georeference)
+        try:
+            _learn(tiles, pieces, report)
+            known = len(tiles.whole.facts)
+            for number, pair in enumerate(tiling.pairs[done:], start=done):
+                for rows, columns, pixels in tiles.fuse(pair):
+                    pieces.write(rows, columns, pixels)
+                pieces.count(number + 1, known)
+                report(known * len(tiling.pairs) + number + 1, (known + 1) * len(tiling.pairs))
+        except InputError:
+            pieces.discard()
+            raise
+        pieces.finish(result.georeference)
     return tiling
 
 

@@ -2,7 +2,8 @@
 
 Beside the result OUT lies the folder OUT.partial: the picture so far, the facts of the whole image that have
 been learned, a file each (model/whole.py), and a state, which counts the finished pairs of tiles. It is
-replaced, whole, when the pixels that it counts are on disk.
+replaced, whole, when the pixels that it counts are on disk. A lock in it keeps a second run out, whose pixels
+might be others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,15 @@ from numpy.typing import NDArray
 from model.canvas import Canvas, canvas_at
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, GeoReference, quantise, write_atomically
+from pipeline.manifest import ZARR_SUFFIX
 
-_STATE = "state.json"
-_OURS = re.compile(r"picture\.(tiff?|zarr)|state\.json|fact-\d+\.npy|.*\.\d+\.tmp")
+_STATE, _LOCK = "state.json", "lock"
+_OURS = re.compile(r"picture\.(tiff?|zarr)|state\.json|lock|fact-\d+\.npy|.*\.\d+\.tmp")
+
+
+def in_pieces(output: Path) -> bool:
+    """Whether a file of that name can be written in pieces."""
+    return output.suffix.lower() in (".tif", ".tiff", ZARR_SUFFIX)
 
 
 @dataclass
@@ -51,11 +59,34 @@ class Pieces:
         told = json.dumps([self.shape, self.bits, self.facts], sort_keys=True, default=str)
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the right to write this result.
+
+        Raises InputError when another run does, and when the folder is not one of ours.
+        """
+        from filelock import FileLock, Timeout  # which few images need
+
+        if self.folder.exists() and not all(_OURS.fullmatch(path.name) for path in self.folder.iterdir()):
+            raise InputError(f"{self.folder}: holds files of yours; move them, or give another output")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"{self.output}: another run is writing it; wait for that to end, or give another output"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def resume(self) -> tuple[int, list[NDArray[np.float32]]]:
         """Finished pairs of tiles, and what was learned of the whole; (0, []) after allocating the file anew.
 
         What another command left, or one whose sources have changed since, is discarded. Raises InputError
-        when the folder is not one of ours or the disk has no room.
+        when the disk has no room.
         """
         try:
             state = json.loads((self.folder / _STATE).read_bytes())
@@ -78,13 +109,14 @@ class Pieces:
         return self.folder / f"fact-{number}.npy"
 
     def _allocate(self) -> None:
-        if self.folder.exists() and not all(_OURS.fullmatch(path.name) for path in self.folder.iterdir()):
-            raise InputError(f"{self.folder}: holds files of yours; move them, or give another output")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
         free = shutil.disk_usage(self.folder).free
         if self._canvas.bytes > free:
-            shutil.rmtree(self.folder)
+            self.discard()
             raise InputError(
                 f"{self.output}: needs {self._canvas.bytes / 2**30:.1f} GiB, the disk has "
                 f"{free / 2**30:.1f} GiB free"
@@ -117,4 +149,8 @@ class Pieces:
     def finish(self, georeference: GeoReference | None) -> None:
         """Put the finished file in its place and remove the folder."""
         self._canvas.place(self.output, georeference)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder."""
         shutil.rmtree(self.folder)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.inference import Colour, Fuser, check, fuse, window_of
 from model.jobs import Job, printable
 from model.masks import Masks, open_masks
+from model.pieces import in_pieces
 from model.stored import note, stored_guidance
 from pipeline.errors import InputError
 from pipeline.images import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from model.guidance import Guidance
 
 LIBRARIES = 800 * 2**20  # bytes that Python, torch and GDAL take before the first image
-_LEAST = 256 * 2**20  # bytes that the network gets however small the budget
+_LEAST = 256 * 2**20  # bytes that the network gets however small the budget, and files written at once
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | None:
         result = _result(job, facts, settings.colour)
     arrays = 4 * (sum(image.bands * np.prod(image.size) for image in facts) + 3 * np.prod(result.shape))
     memory = settings.memory
-    whole = memory is None or arrays <= (memory - LIBRARIES) / 2
+    whole = memory is None or arrays <= max((memory - LIBRARIES) / 2, 0 if in_pieces(result.path) else _LEAST)
     if memory is not None:
         memory = max(int(memory - LIBRARIES - (arrays if whole else (memory - LIBRARIES) / 2)), _LEAST)
     images = None

@@ -1,5 +1,6 @@
 """Files that are damaged or not what they are said to be: one line names each, and nothing else is said."""
 
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image as PillowImage
 from scipy.io import savemat
 from test_rasters import array, matlab_5, matlab_73, noise, save_envi, tiled_tiff, turned_tiff
 
+from model.masks import open_masks
 from pipeline.errors import InputError
 from pipeline.folders import list_images
 from pipeline.images import image_facts, read_image
@@ -28,6 +31,7 @@ def bad_containers(folder: Path) -> dict[str, str]:
     (folder / "text.h5").write_text("no")
     (folder / "text.mat").write_text("no MATLAB file, though long enough to look at its header" * 9)
     savemat(folder / "a.mat", {"name": "text", "cube": noise(4, 4, 3)})
+    savemat(folder / "phases.mat", {"cube": noise(8, 8) * 1j})
     (folder / "lonely.hdr").write_text("ENVI\n")
     (folder / "b.hdr").write_text("no header\n")
     (folder / "b.img").write_bytes(b"0")
@@ -55,6 +59,8 @@ def test_bad_containers_are_named_in_one_line(tmp_path: Path) -> None:
             assert str(tmp_path / name) in str(error.value), name
             assert words in str(error.value), (name, str(error.value))
             assert "\n" not in str(error.value), name
+    with pytest.raises(InputError, match="its numbers are complex"):
+        read_image(tmp_path / "phases.mat")
 
 
 def stack(path: Path) -> None:
@@ -102,7 +108,8 @@ def test_an_array_whose_header_does_not_end(tmp_path: Path) -> None:
 
 
 def test_libraries_keep_quiet_about_files(tmp_path: Path) -> None:
-    """What tifffile logs of a damaged file and spectral warns of would stand around the one line."""
+    """What tifffile logs and what spectral and Pillow warn of would stand around the one line."""
+    PillowImage.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
     tifffile.imwrite(tmp_path / "a.tif", noise(20, 30))
     content = bytearray((tmp_path / "a.tif").read_bytes())
     content[content.index(b"\x11\x01\x04\x00")] = 0x12  # StripOffsets under another number
@@ -113,10 +120,22 @@ def test_libraries_keep_quiet_about_files(tmp_path: Path) -> None:
     code = f"""
 from contextlib import suppress
 from pathlib import Path
-from pipeline.images import read_image
+from pipeline.images import image_facts, read_image
+image_facts(Path("{tmp_path / "large.png"}"))
 read_image(Path("{tmp_path / "a.hdr"}"))
 with suppress(ValueError):
     read_image(Path("{tmp_path / "a.tif"}"))
 """
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout + said.stderr == ""
+
+
+def test_masks_of_another_size_are_never_decoded(tmp_path: Path) -> None:
+    tags = [(256, 10**6), (257, 10**6), (258, 8), (259, 1), (262, 1), (273, 8), (278, 10**6), (279, 9)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    (tmp_path / "bomb.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(99))
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "bomb.tif").read_bytes()[:40])
+    with pytest.raises(InputError, match=r"the masks are 1000000x1000000, the image 24x32"):
+        open_masks(tmp_path / "bomb.tif", (24, 32))
+    with pytest.raises(InputError, match="cannot be read as a label map"):
+        open_masks(tmp_path / "cut.tif", (24, 32))

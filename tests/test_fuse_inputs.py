@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from model.inference import fuse as fuse_arrays
 from model.inference import fuse as fuse_images
 from model.inference import load_weights
 from model.masks import open_masks
-from pipeline.errors import InputError
 from pipeline.images import image_facts, read_image, write_image
 
 
@@ -155,17 +153,6 @@ def test_masks_from_label_maps_one_by_one_and_by_folder() -> None:
     code, said = fuse(*sources, "-o", "b.png", "--masks", "masks/small.png")
     assert code == 2
     assert "the masks are 20x32, the image 24x32" in said
-
-
-def test_masks_of_another_size_are_never_decoded(tmp_path: Path) -> None:
-    tags = [(256, 10**6), (257, 10**6), (258, 8), (259, 1), (262, 1), (273, 8), (278, 10**6), (279, 9)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    (tmp_path / "bomb.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(99))
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "bomb.tif").read_bytes()[:40])
-    with pytest.raises(InputError, match=r"the masks are 1000000x1000000, the image 24x32"):
-        open_masks(tmp_path / "bomb.tif", (24, 32))
-    with pytest.raises(InputError, match="cannot be read as a label map"):
-        open_masks(tmp_path / "cut.tif", (24, 32))
 
 
 @given(count=st.integers(0, 30), stacked=st.booleans())

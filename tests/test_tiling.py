@@ -1,6 +1,7 @@
 """Tiles: they cover the image, give what the whole gives, and go on after a kill."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from model.segments import Tokens, carry, summarise
 from model.tiled import Patches
 from model.tiling import plan
 from model.whole import shape_of
+from pipeline.errors import InputError
 from pipeline.images import luminance, read_image, write_image
 
 ROUNDING = 2e-5  # of float32 through a network; a grey level is 4e-3
@@ -275,6 +277,38 @@ def test_pieces_are_the_fused_image_in_a_tiled_bigtiff(
         assert tiff.is_bigtiff
         assert tiff.pages[0].is_tiled
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_pieces_leave_other_runs_and_the_users_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run would write its own pixels between those of the first."""
+    weights_file = make_weights(tmp_path / "vi.safetensors", "visible_infrared")
+    paths, output = large(tmp_path)
+    monkeypatch.setattr("model.sample._LEAST", 2**20)
+    jobs = jobs_of_paths(paths, output, "visible_infrared")[0]
+    real, seen = tiled_fusion.combine, []
+
+    def meanwhile(*arguments: object) -> np.ndarray:
+        if not seen:
+            seen.append(sorted(path.name for path in (tmp_path / "fused.tif.partial").iterdir()))
+            with pytest.raises(InputError, match="another run is writing it"):
+                fusing.run_jobs(jobs, replace(budget(weights_file), colour="rgb"))
+            seen.append(sorted(path.name for path in (tmp_path / "fused.tif.partial").iterdir()))
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiled_fusion, "combine", meanwhile)
+    fusing.run_jobs(jobs, budget(weights_file))
+    assert seen[0] == seen[1] == ["lock", "picture.tif", "state.json"]
+    assert not (tmp_path / "fused.tif.partial").exists()
+    output.unlink()
+    own = tmp_path / "fused.tif.partial" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(InputError, match="holds files of yours"):
+        fusing.run_jobs(jobs, budget(weights_file))
+    assert [path.name for path in own.parent.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.usefixtures("small_tiles")
