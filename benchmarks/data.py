@@ -27,7 +27,7 @@ import yaml
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
-from model.complexity import _memory
+from model.complexity import resident_bytes
 from model.config import load_config
 from model.data import Batches, FusionDataset
 from model.guidance import open_guidance
@@ -199,7 +199,7 @@ def measure(samples: list[Sample], root: Path, options: argparse.Namespace) -> d
     for number in range(1, 1601 // BATCH * 2):
         next(batches)
         if number * BATCH in (800, 1600, 3200):
-            memory[number * BATCH] = round(_memory("VmRSS") / 2**20)
+            memory[number * BATCH] = round(resident_bytes("VmRSS") / 2**20)
     return {
         "samples_per_s": round(fast),
         "speedup_vs_png": round(fast / slow, 2),

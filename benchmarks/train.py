@@ -26,7 +26,7 @@ import torch
 import yaml
 from data import TASK, make
 
-from model.complexity import _memory
+from model.complexity import resident_bytes
 from model.config import load_config
 from model.preparation import prepare
 from model.processes import Processes, pick_device
@@ -51,7 +51,7 @@ def step_times(options: dict) -> dict[str, float]:
         dataset._cache.clear()
     device = pick_device("auto")
     trainer = Trainer(run, Processes(device), options["workers"])
-    before, waits, steps = _memory("VmRSS"), [], []
+    before, waits, steps = resident_bytes("VmRSS"), [], []
     batches = trainer.batches()
     for _ in range(options["steps"] + 3):
         started = time.perf_counter()
@@ -63,7 +63,7 @@ def step_times(options: dict) -> dict[str, float]:
     result = {
         "step": median(steps[3:]),
         "waited": sum(waits[3:]) / sum(steps[3:]),
-        "memory": _memory("VmHWM") - before,
+        "memory": resident_bytes("VmHWM") - before,
     }
     if device.type == "cuda":
         result["memory"] = torch.cuda.max_memory_allocated()

@@ -104,15 +104,15 @@ def _measure_here() -> None:
         network(**example(config, 16, 16, task["tokens"]))  # compiles the kernel
         height, width = task["size"]
         inputs = example(config, height, width, task["tokens"])
-        before = _memory("VmRSS")
+        before = resident_bytes("VmRSS")
         start = time.perf_counter()
         network(**inputs)
         seconds = time.perf_counter() - start
-    peak = _memory("VmHWM")
+    peak = resident_bytes("VmHWM")
     print(json.dumps({"seconds": seconds, "peak": peak, "activations": peak - before}))
 
 
-def _memory(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """Resident bytes of this process, now (VmRSS) or at the peak (VmHWM); not on Linux, always the peak."""
     status = Path("/proc/self/status")
     if status.is_file():
