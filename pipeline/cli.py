@@ -28,11 +28,11 @@ app.add_typer(exchange_cli.app)
 
 DeviceOption = Annotated[
     str | None,
-    typer.Option(help="Where foundation models run: auto, cpu, cuda, cuda:1, … [default: auto]"),
+    typer.Option(help="Where foundation models run: auto, cpu, cuda, cuda:1, … (default: auto)"),
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of the checkpoints. [default: $RWKVFUSION_WEIGHTS or the user's cache]"),
+    typer.Option(help="Folder of the checkpoints. (default: $RWKVFUSION_WEIGHTS or the user's cache)"),
 ]
 SchedulerOption = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def manifest(
     dataset: Annotated[str | None, typer.Option(help="Name of the data set to make, or to check.")] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="Published layout (msrs, m3fd, …) or pairs. [default: recognised]"),
+        typer.Option(help="Published layout (msrs, m3fd, …) or pairs. (default: recognised)"),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="Task of the pairs, where their names do not tell it.")
@@ -216,12 +216,12 @@ def inspect(
     ] = None,
     samples: Annotated[
         str,
-        typer.Option(help="Gallery: positions such as 0:20, or names with commas. [default: all]"),
+        typer.Option(help="Gallery: positions such as 0:20, or names with commas. (default: all)"),
     ] = "",
-    split: Annotated[str, typer.Option(help="Gallery: only samples of this split. [default: all]")] = "",
+    split: Annotated[str, typer.Option(help="Gallery: only samples of this split. (default: all)")] = "",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="PNG or HTML to write. [default: <sample>.png, <dataset>.html]"),
+        typer.Option("--out", "-o", help="PNG or HTML to write. (default: <sample>.png, <dataset>.html)"),
     ] = None,
 ) -> None:
     """Show guidance: sources, boxes, masks, merged masks, captions; one sample as PNG, many as a page."""
@@ -264,7 +264,7 @@ def _use(device: str | None, weights: Path | None) -> None:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Checkpoints, see `weights list`. [default: those that params.yaml asks for]"),
+    typer.Argument(help="Checkpoints, see `weights list`. (default: those that params.yaml asks for)"),
 ]
 
 

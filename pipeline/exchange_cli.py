@@ -123,7 +123,7 @@ def degrade(
     ratio: Annotated[int, typer.Option(help="How many times finer the sharp source is.")] = 4,
     size: Annotated[int, typer.Option(help="Side of the targets cut from a scene, 0: whole scenes.")] = 256,
     name: Annotated[
-        str | None, typer.Option(help="Name of the data set to make. [default: <dataset>_reduced]")
+        str | None, typer.Option(help="Name of the data set to make. (default: <dataset>_reduced)")
     ] = None,
 ) -> None:
     """Make a data set with targets: from satellite scenes by Wald's protocol, or from hyperspectral cubes."""

@@ -4,6 +4,7 @@
 """
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -11,18 +12,24 @@ import typer
 APPS = {"pipeline": "pipeline.cli", "model": "model.cli"}
 
 
+def leaves() -> Iterator[tuple[str, Any]]:
+    """`pipeline guidance` and the like, each with its command as typer made it."""
+    for name, module in APPS.items():
+        yield from _below(typer.main.get_command(importlib.import_module(module).app), name)
+
+
+def _below(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", {})
+    for child_name, child in sorted(children.items()):
+        yield from _below(child, f"{name} {child_name}")
+    if not children:
+        yield name, command
+
+
 def commands() -> dict[str, list[str]]:
     """`pipeline guidance` -> its arguments in capitals, then its options, sorted."""
     found: dict[str, list[str]] = {}
-    for name, module in APPS.items():
-        _collect(typer.main.get_command(importlib.import_module(module).app), name, found)
-    return found
-
-
-def _collect(command: Any, name: str, found: dict[str, list[str]]) -> None:
-    for child_name, child in sorted(getattr(command, "commands", {}).items()):
-        _collect(child, f"{name} {child_name}", found)
-    if not getattr(command, "commands", None):
+    for name, command in leaves():
         arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
         options = sorted(
             option
@@ -32,6 +39,7 @@ def _collect(command: Any, name: str, found: dict[str, list[str]]) -> None:
             if option != "--help"
         )
         found[name] = arguments + options
+    return found
 
 
 def listing() -> str:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from command_line import commands, listing
+from command_line import commands, leaves, listing
 from packaging.requirements import Requirement
 from packaging.version import Version
 from ruamel.yaml import YAML
@@ -259,6 +259,16 @@ def test_command_line_is_frozen() -> None:
         "the command line changed. If that is meant: python tests/command_line.py > tests/commands.txt, "
         "and say so in README.md and CHANGELOG.md"
     )
+
+
+def test_help_shows_all_that_it_is_given() -> None:
+    lost = [
+        f"{name} {parameter.name}: {parameter.help}"
+        for name, command in leaves()
+        for parameter in command.params
+        if "[" in (getattr(parameter, "help", "") or "")
+    ]
+    assert lost == [], "rich takes square brackets for markup and leaves them out"
 
 
 def documented_commands() -> list[str]:
