@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -238,11 +239,11 @@ def depth_of(network: Network, picture: NDArray[np.uint8]) -> NDArray[np.float32
 
 def _table(kind: str, name: str, measured: Mapping[str, Mapping[str, float]]) -> Table:
     columns = list(dict.fromkeys(metric for values in measured.values() for metric in values))
-    table = Table(title=f"{kind} by {name}", title_justify="left")
+    table = Table(title=escape(f"{kind} by {name}"), title_justify="left")
     for column in ("method", *columns):
-        table.add_column(column, justify="left" if column == "method" else "right")
+        table.add_column(escape(column), justify="left" if column == "method" else "right")
     for method, values in measured.items():
-        table.add_row(method, *[f"{values.get(column, math.nan):.3f}" for column in columns])
+        table.add_row(escape(method), *[f"{values.get(column, math.nan):.3f}" for column in columns])
     return table
 
 

@@ -48,7 +48,7 @@ def run_jobs(
     check_outputs(jobs)
     fusers = {task: _fuser(task, settings) for task in dict.fromkeys(job.sample.task for job in jobs)}
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

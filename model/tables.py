@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from model.ranking import Ranking, Statistic, rank
@@ -39,7 +40,7 @@ def summary(task: str, evaluation: Evaluation, ranking: Ranking) -> Table:
     table = Table(title=f"{task}: {len({row.sample for row in rows})} samples", title_justify="left")
     table.add_column("metric")
     for method in ranking.methods:
-        table.add_column(LABELS.get(method, method), justify="right")
+        table.add_column(escape(LABELS.get(method, method)), justify="right")
     means = ranking.means()
     for metric in ranking.metrics:
         cells = []

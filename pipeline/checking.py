@@ -225,7 +225,7 @@ def check_and_report(path: Path | None, dataset: str | None, layout: str | None,
         table = Table("sample", "level", "what is wrong, and what to do", box=None, pad_edge=False)
         for finding in findings:
             style = "red" if finding.level == "error" else "yellow"
-            table.add_row(finding.sample, finding.level, escape(finding.text), style=style)
+            table.add_row(escape(finding.sample), finding.level, escape(finding.text), style=style)
         console.print(table)
     wrong = {finding.sample for finding in findings if finding.level == "error"}
     warnings = sum(finding.level == "warning" for finding in findings)

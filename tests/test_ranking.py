@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import math
 import re
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import bootstrap
 
 from model.ranking import rank
-from model.results import Row
-from model.tables import latex, markdown
+from model.results import Evaluation, Row
+from model.tables import latex, markdown, summary
 
 
 def rows_of(values: dict[str, list[float]], metric: str = "Qabf") -> list[Row]:
@@ -97,3 +99,11 @@ def test_tables_mark_the_best_and_the_second() -> None:
     page = markdown("medical", ranking, "reference")
     assert "| my_method | 2 | **0.600 ± 0.141** (1) | 1.00 |" in page
     assert "| other | -0.150 [-0.200, -0.100]* |" in page
+
+
+def test_names_in_square_brackets_are_shown_as_they_are() -> None:
+    rows = rows_of({"[mine]": [0.5], "[/theirs]": [0.4]})
+    terminal = StringIO()
+    Console(file=terminal, width=100).print(summary("medical", Evaluation([], rows), rank(rows)))
+    assert "[mine]" in terminal.getvalue()
+    assert "[/theirs]" in terminal.getvalue()
