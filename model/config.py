@@ -86,7 +86,8 @@ class LossConfig:
 
     ``intensity``, ``ssim``, ``gradient`` are η1, η2, η3 of eq. 20; ``sharpening_ssim`` is λ of eq. 19.
     ``intensity_target``: ``sources`` is eq. 21 as printed, ``maximum`` the L1 distance to the brighter
-    source, to which ``detail`` adds that share of what the other sources show beside their local mean.
+    source, to which ``detail`` adds that share of what the other sources show beside their local mean,
+    ``exposure_fusion`` that to the blend of model/exposure_fusion.py, which chooses the well exposed source.
     ``gradient_target``: ``magnitude`` is eq. 23, ``vector`` keeps the sign and direction of the strongest
     edge; ``gradient_gain`` times as strong is what the fused edge should be. ``supervised``: a fusion task
     whose samples have a target (simulated defocus, say) is trained against its target's luminance by eq. 19,
@@ -100,7 +101,7 @@ class LossConfig:
     ssim: float = Field(default=2.0, ge=0)
     gradient: float = Field(default=20.0, ge=0)
     sharpening_ssim: float = Field(default=0.1, ge=0)
-    intensity_target: Literal["sources", "maximum"] = "sources"
+    intensity_target: Literal["sources", "maximum", "exposure_fusion"] = "sources"
     detail: float = Field(default=0.0, ge=0)
     gradient_target: Literal["magnitude", "vector"] = "magnitude"
     gradient_gain: float = Field(default=1.0, gt=0)

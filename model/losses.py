@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import LossConfig
+from model.exposure_fusion import exposure_fusion
 
 _SIGMA = 1.5
 _AROUND = 33  # pixels that a local mean is taken over
@@ -58,13 +59,18 @@ def intensity_loss(
     weight: Tensor | None = None,
     detail: float = 0.0,
 ) -> Tensor:
-    """Eq. 21 for `sources`; for `maximum` the distance to the brightest source at every pixel.
+    """Eq. 21 for `sources`; else the distance to one image: to the brightest source at every pixel for
+    `maximum`, to the blend of the sources for `exposure_fusion`.
 
     ``weight`` (B, 1, H, W): how much each pixel counts; 1 everywhere if not given. ``detail``: share of the
     mean of the other sources, less its mean over 33 x 33 pixels, that the maximum is to show besides. The
     plain maximum shows nothing of a source wherever another is brighter.
     """
-    wanted = [_brightest(torch.stack(list(sources)), detail)] if target == "maximum" else list(sources)
+    wanted = list(sources)
+    if target == "maximum":
+        wanted = [_brightest(torch.stack(wanted), detail)]
+    elif target == "exposure_fusion":
+        wanted = [exposure_fusion(torch.stack(wanted))]
     distances = [(fused - image).abs() for image in wanted]
     return torch.stack([(d if weight is None else weight * d).mean() for d in distances]).sum()
 
