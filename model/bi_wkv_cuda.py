@@ -45,7 +45,7 @@ def source_folder() -> Path:
 def source() -> str:
     """The kernels as one translation unit."""
     folder = source_folder()
-    kernels, header = ((folder / name).read_text() for name in ("bi_wkv.cu", "bi_wkv.cuh"))
+    kernels, header = ((folder / name).read_text(encoding="utf-8") for name in ("bi_wkv.cu", "bi_wkv.cuh"))
     return kernels.replace('#include "bi_wkv.cuh"', header)
 
 

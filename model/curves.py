@@ -25,7 +25,7 @@ def read_curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]
     """
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for path in sorted(folder.rglob("*.tsv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [
                 (float(row["step"]), float(row[path.stem])) for row in csv.DictReader(file, delimiter="\t")
             ]

@@ -147,7 +147,8 @@ def write_results(folder: Path, evaluation: Evaluation) -> None:
     for row in evaluation.rows:
         cells = [f"{row.values[name]:.9g}" if name in row.values else "" for name in columns]
         writer.writerow([row.method, row.sample, *cells])
-    write_atomically(folder / "samples.csv", lambda path: path.write_text(buffer.getvalue()))
+    table = buffer.getvalue()
+    write_atomically(folder / "samples.csv", lambda path: path.write_text(table, encoding="utf-8"))
     write_json(folder / INDEX, _index(evaluation))
     finite = {
         task: {
@@ -217,7 +218,7 @@ def read_results(folder: Path) -> Evaluation:
             for sample, place in images.items()
         ]
         path = folder / "samples.csv"
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [
                 Row(
                     samples[cells["sample"]].task,

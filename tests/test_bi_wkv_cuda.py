@@ -1,5 +1,6 @@
 """The CUDA kernels without a GPU: compiled by NVRTC for every architecture, run on the host for numbers."""
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,11 @@ def test_compiles_without_a_gpu(cached: Path, architecture: str, dtype: torch.dt
 
 def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_sources_are_read_as_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    assert "λ" in module.source.__wrapped__()
 
 
 @needs_nvrtc

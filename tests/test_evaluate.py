@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -270,6 +271,17 @@ def test_results_survive_the_way_through_the_file(tmp_path: Path) -> None:
     (tmp_path / "samples.csv").write_text("sample\nx\n")
     with pytest.raises(InputError, match="not a table of results"):
         read_results(tmp_path)
+
+
+def test_results_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_the_locale(encoding: str | None, stacklevel: int = 2) -> str:
+        return encoding or "ascii"
+
+    monkeypatch.setattr(io, "text_encoding", of_the_locale)
+    sample = Sample("夜景", "medical", "test", (Source("ct", Path("夜.png")), Source("mri", Path("m.png"))))
+    rows = [Row("medical", "夜景", "average", {"Qabf": 0.5})]
+    write_results(tmp_path, Evaluation([Case("average", sample, Path("fused/夜景.png"))], rows))
+    assert read_results(tmp_path).rows == rows
 
 
 def test_means_leave_nan_out_and_best_follows_the_direction() -> None:
