@@ -41,6 +41,10 @@ SchedulerOption = Annotated[
         help="Let the workers of this dask cluster compute, as tcp://host:8786.",
     ),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Checkpoints, see `weights list`. (default: those that params.yaml asks for)"),
+]
 
 
 @app.command()
@@ -260,12 +264,6 @@ def _use(device: str | None, weights: Path | None) -> None:
         if not weights.is_dir():
             raise InputError(f"--weights {weights}: no such folder")
         os.environ["RWKVFUSION_WEIGHTS"] = str(weights.resolve())
-
-
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(help="Checkpoints, see `weights list`. (default: those that params.yaml asks for)"),
-]
 
 
 @weights_app.command("list")
