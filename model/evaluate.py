@@ -79,7 +79,8 @@ def evaluate(
         _fuse_all(fusion, [sample for sample in samples if sample.task == task], found, console, dataset)
     score_all(found, folder, options, console)
     _add_effects(found)
-    everything = _with_other_tasks(found, folder, {sample.id for sample in samples})
+    others = {sample.id: sample.task for sample in samples if sample.task not in chosen}
+    everything = _with_other_tasks(found, folder, others)
     write_results(folder, everything)
     write_tables(folder, everything)
     say(found, console)
@@ -125,33 +126,29 @@ def _add_effects(found: Evaluation) -> None:
             found.effects[case.sample.id] = round(effect, 6)
 
 
-def _with_other_tasks(found: Evaluation, folder: Path, samples: set[str]) -> Evaluation:
-    """The evaluation together with what the folder holds of the data set's other tasks."""
+def _with_other_tasks(found: Evaluation, folder: Path, others: Mapping[str, str]) -> Evaluation:
+    """The evaluation and what the folder holds of ``others``, id -> task of samples not evaluated now."""
     try:
         before = read_results(folder)
     except InputError:  # nothing there, or no longer whole: this evaluation replaces it
         return found
     if before.dataset != found.dataset or before.profile != found.profile:
         return found
-    done = {case.sample.task for case in found.cases} | {row.task for row in found.rows}
-    done_ids = {failure[1] for failure in found.failures}
-    kept = {
-        case.sample.id
-        for case in before.cases
-        if case.sample.task not in done and case.sample.id in samples - done_ids
-    }
+    cases = [case for case in before.cases if others.get(case.sample.id) == case.sample.task]
+    kept = {case.sample.id for case in cases}
+    failures = [failure for failure in before.failures if failure[1] in others]
+    # A warning begins with its task, or is about all of them.
+    again = set(TASKS) - set(others.values())
+    warnings = [text for text in before.warnings if others and text.partition(":")[0] not in again]
     order = {task: place for place, task in enumerate(TASKS)}
     return replace(
         found,
-        cases=sorted(
-            [*found.cases, *(case for case in before.cases if case.sample.id in kept)],
-            key=lambda case: order[case.sample.task],
-        ),
+        cases=sorted([*found.cases, *cases], key=lambda case: order[case.sample.task]),
         rows=sorted(
             [*found.rows, *(row for row in before.rows if row.sample in kept)],
             key=lambda row: order[row.task],
         ),
-        failures=[*found.failures, *(failure for failure in before.failures if failure[1] in kept)],
-        warnings=list(dict.fromkeys([*found.warnings, *before.warnings])),
+        failures=[*found.failures, *failures],
+        warnings=list(dict.fromkeys([*found.warnings, *warnings])),
         effects=found.effects | {name: value for name, value in before.effects.items() if name in kept},
     )

@@ -180,6 +180,29 @@ def test_one_task_leaves_the_others_results(tiny: Path) -> None:
     assert {row.sample for row in rows} == {"a", "p"}, "what left the manifest leaves the results"
 
 
+def test_what_was_mended_is_warned_of_no_more_and_what_still_fails_stays(tiny: Path) -> None:
+    broken = Path("data/b_far.png")
+    good = broken.read_bytes()
+    broken.write_bytes(b"not an image")
+    evaluate("tiny", fusers=FUSERS, console=quiet(), options=HERE)
+    folder = Path("reports/tiny")
+    evaluate("tiny", ["pansharpening"], FUSERS, quiet(), options=HERE)
+    again = read_results(folder)
+    assert [failure[1] for failure in again.failures] == ["b"], "of a task that was not evaluated again"
+    assert any(text.startswith("multi_focus: 1 of 2 samples have no guidance") for text in again.warnings)
+    broken.write_bytes(good)
+    index = json.loads((folder / "evaluation.json").read_text())
+    index["warnings"] += ["multi_focus: told of an earlier state", "SSIM is missing: told earlier"]
+    (folder / "evaluation.json").write_text(json.dumps(index))
+    evaluate("tiny", ["multi_focus"], FUSERS, quiet(), options=HERE)
+    again = read_results(folder)
+    assert again.failures == []
+    assert "multi_focus: told of an earlier state" not in again.warnings
+    assert "SSIM is missing: told earlier" in again.warnings, "it may be about pansharpening"
+    evaluate("tiny", fusers=FUSERS, console=quiet(), options=HERE)
+    assert not any("told earlier" in text for text in read_results(folder).warnings)
+
+
 def test_a_sample_that_cannot_be_read_is_named_and_the_rest_goes_on(tiny: Path) -> None:
     Path("data/b_far.png").write_bytes(b"not an image")
     terminal = StringIO()
