@@ -43,7 +43,7 @@ from model.fusing import check_outputs
 from model.inference import Colour, Fuser, load_weights
 from model.inference import fuse as fuse_arrays
 from model.jobs import Job
-from model.sample import Settings, fuse_prepared, prepare
+from model.sample import Prepared, Settings, fuse_prepared, prepare
 from pipeline.errors import InputError
 from pipeline.images import FloatArray, quantise, write_image
 from pipeline.manifest import TASKS, Sample, Source
@@ -220,7 +220,7 @@ def _fuse_files(
     job = Job(Sample(Path(out).stem, fuser.task, "test", named), Path(out), masks=masks)
     check_outputs([job])
     prepared = prepare(job, fuser, Settings(caption=caption, colour=colour, overwrite=True))
-    assert prepared is not None  # only without `overwrite`
+    assert isinstance(prepared, Prepared)  # only without `overwrite` it is a result
     prepared, result = replace(prepared, memory=memory), prepared.result
     write_image(result.path, fuse_prepared(prepared, fuser, colour), result.bits, result.georeference)
     return result.path

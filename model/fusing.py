@@ -18,7 +18,7 @@ from model.config import run_dir
 from model.inference import Fuser, load_weights, weights_for
 from model.jobs import Job, printable
 from model.large import fuse_pieces
-from model.sample import Prepared, Settings, fuse_prepared, prepare
+from model.sample import Prepared, Result, Settings, fuse_prepared, prepare
 from pipeline.errors import InputError
 from pipeline.images import image_facts, write_image
 from pipeline.manifest import IMAGE_SUFFIXES, SHARPENING_TASKS, Sample, file_of
@@ -131,9 +131,9 @@ class _Run:
             with self._reporting(job):
                 assert reading is not None
                 prepared = reading.result()
-                if prepared is None:
+                if isinstance(prepared, Result):
                     self.outcome.skipped += 1
-                    self._say(f"{printable(job.output)}: exists, skipped (--overwrite to replace)")
+                    self._say(f"{printable(prepared.path)}: exists, skipped (--overwrite to replace)")
                 elif prepared.images is None:
                     self._in_pieces(prepared)
                 else:
@@ -148,13 +148,13 @@ class _Run:
         self._finish(behind)
         return self.outcome
 
-    def _read(self, number: int) -> Future[Prepared | None] | None:
+    def _read(self, number: int) -> Future[Prepared | Result] | None:
         if number >= len(self.jobs):
             return None
         job = self.jobs[number]
         return self.reader.submit(self._prepare, job)
 
-    def _prepare(self, job: Job) -> Prepared | None:
+    def _prepare(self, job: Job) -> Prepared | Result:
         return prepare(job, self._fuser(job.sample), self.settings)
 
     def _fuser(self, sample: Sample) -> Fuser:

@@ -89,13 +89,16 @@ class Prepared:
     memory: int | None
 
 
-def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | None:
-    """Read a sample; None when its result exists already. Raises InputError naming the file or sample."""
+def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | Result:
+    """Read a sample; only the result's form when it exists already.
+
+    Raises InputError naming the file or sample.
+    """
     sample = job.sample
     facts = tuple(image_facts(source.path, sample.bits) for source in sample.sources)
     result = _result(job, facts, settings.colour)
     if not settings.overwrite and result.path.exists():
-        return None
+        return result
     check_sources(sample, facts)
     check([_Shape((image.bands, *image.size)) for image in facts], fuser, settings.colour)
     text, masks, note = _guidance(job, fuser, settings, facts[0].size)
@@ -107,6 +110,8 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | None:
         job = replace(job, sample=sample)
         facts = tuple(image_facts(source.path, bits) for source in sample.sources)
         result = _result(job, facts, settings.colour)
+        if not settings.overwrite and result.path.exists():  # by the depth it may be of another type
+            return result
     arrays = 4 * (sum(image.bands * np.prod(image.size) for image in facts) + 3 * np.prod(result.shape))
     memory = settings.memory
     whole = memory is None or arrays <= max((memory - LIBRARIES) / 2, 0 if in_pieces(result.path) else _LEAST)

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -365,25 +364,3 @@ def test_the_process_ends_with_its_code_and_all_it_said(project: Path) -> None:
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     ended = subprocess.run(closed, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_a_small_budget_is_for_files_that_are_written_in_pieces(project: Path) -> None:
-    """PNG is not: an image that is small by itself is fused whatever --memory says."""
-    sources = ("data/visible/vi0.png", "data/infrared/vi0.png")
-    assert fuse(*sources, "-o", "a.png") == (0, "a.png: visible_infrared (visible+infrared), unguided\n")
-    code, said = fuse(*sources, "-o", "b.png", "--memory", "64MiB")
-    assert code == 0, said
-    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
-
-
-def test_variables_in_groups_and_what_macos_leaves_in_folders(project: Path) -> None:
-    for role in ("visible", "infrared"):
-        pixels = read_image(Path(f"data/{role}/vi0.png")).pixels
-        with h5py.File(f"{role}.h5", "w") as file:
-            file["scenes/vi0"] = file["scenes/vi1"] = quantise(pixels, 8)[0]
-        (Path("data") / role / "._vi0.png").write_bytes(b"a resource fork")
-    names = [f"{role}.h5#scenes/vi0" for role in ("visible", "infrared")]
-    code, said = fuse(*names, "-o", "grey.png", "--task", "visible_infrared")
-    assert code == 0, said
-    code, said = fuse("data/visible", "data/infrared", "-o", "out")
-    assert code == 0, said

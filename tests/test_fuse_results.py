@@ -1,0 +1,56 @@
+"""Results of `rwkvfusion fuse`: which there are, under which names, and that what is not asked for stays."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+from test_fuse_cli import fuse
+from tiny_project import make_project, make_weights, scene
+
+from pipeline.images import quantise, read_image
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and weights of one task; no guidance."""
+    monkeypatch.chdir(tmp_path)
+    make_project(tmp_path, guidance=False)
+    make_weights(tmp_path / "runs/demo/visible_infrared/weights.safetensors", "visible_infrared")
+    monkeypatch.setattr("model.inference.SHIPPED", tmp_path / "shipped")
+
+
+def test_a_result_is_found_again_under_the_name_that_it_got() -> None:
+    """Its type follows the sources: here PNG, once their values have told that 8 bits are enough."""
+    for role in ("visible", "infrared"):
+        savemat(f"{role}.mat", {"scene": quantise(scene(1, 1, 24, 32), 8)[0].astype(np.int32)})
+    arguments = ("visible.mat#scene", "infrared.mat#scene", "-o", "deep", "--task", "visible_infrared")
+    assert "deep/visible.png: visible_infrared" in fuse(*arguments)[1]
+    assert "deep/visible.png: exists, skipped" in fuse(*arguments)[1]
+    np.save("data/visible/own.npy", scene(1, 1, 24, 32)[0])
+    arguments = ("data/visible/own.npy", "data/infrared/vi0.png", "-o", "array")
+    assert "array/own.npy: visible_infrared" in fuse(*arguments)[1]
+    assert "array/own.npy: exists, skipped" in fuse(*arguments)[1]
+
+
+def test_a_small_budget_is_for_files_that_are_written_in_pieces() -> None:
+    """PNG is not: an image that is small by itself is fused whatever --memory says."""
+    sources = ("data/visible/vi0.png", "data/infrared/vi0.png")
+    assert fuse(*sources, "-o", "a.png") == (0, "a.png: visible_infrared (visible+infrared), unguided\n")
+    code, said = fuse(*sources, "-o", "b.png", "--memory", "64MiB")
+    assert code == 0, said
+    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
+
+
+def test_variables_in_groups_and_what_macos_leaves_in_folders() -> None:
+    for role in ("visible", "infrared"):
+        pixels = read_image(Path(f"data/{role}/vi0.png")).pixels
+        with h5py.File(f"{role}.h5", "w") as file:
+            file["scenes/vi0"] = file["scenes/vi1"] = quantise(pixels, 8)[0]
+        (Path("data") / role / "._vi0.png").write_bytes(b"a resource fork")
+    names = [f"{role}.h5#scenes/vi0" for role in ("visible", "infrared")]
+    code, said = fuse(*names, "-o", "grey.png", "--task", "visible_infrared")
+    assert code == 0, said
+    code, said = fuse("data/visible", "data/infrared", "-o", "out")
+    assert code == 0, said
