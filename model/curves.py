@@ -27,7 +27,9 @@ def read_curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]
     for path in sorted(folder.rglob("*.tsv")):
         with path.open(newline="", encoding="utf-8") as file:
             rows = [
-                (float(row["step"]), float(row[path.stem])) for row in csv.DictReader(file, delimiter="\t")
+                (float(row["step"]), float(row[path.stem]))
+                for row in csv.DictReader(file, delimiter="\t")
+                if row.get("step") and row.get(path.stem)  # a kill may have cut the last line short
             ]
         group = path.parent.relative_to(folder).as_posix()
         line = path.stem if group == "." else group

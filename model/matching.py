@@ -61,7 +61,7 @@ def list_folder(folder: Path) -> dict[str, Path]:
     for file in files:
         if file.stem in found:
             raise InputError(
-                f"{place}: {found[file.stem].name} and {file.name} differ only in their suffix; keep one"
+                f"{place}: {found[file.stem].name} and {file.name} have one stem; keep one of them"
             )
         found[file.stem] = file.with_name(f"{file.name}#{key}") if key else file
     return found
@@ -185,14 +185,18 @@ def _task(sample: Sample) -> str:
 def parse_fused(texts: Sequence[str]) -> Mapping[str, Path]:
     """``name=DIR`` or ``DIR`` (named after its folder) to method -> folder, in the order given.
 
-    Raises InputError when two methods have one name.
+    A folder that is there is never taken apart, such as ``lr=0.01``. Raises InputError when a method has no
+    name, or two have the same.
     """
     methods: dict[str, Path] = {}
     for text in texts:
         name, found, folder = text.partition("=")
-        path = Path(folder if found else text)
-        name = name if found else path.resolve().name
-        if not name or name in methods:
+        if not found or Path(text).is_dir():
+            name, folder = Path(text).resolve().name, text
+        path = Path(folder)
+        if not name:
+            raise InputError(f"--fused {text}: the method has no name; write NAME=DIR")
+        if name in methods:
             raise InputError(f"--fused {text}: two methods are called '{name}'; give names as NAME=DIR")
         methods[name] = path
     return methods

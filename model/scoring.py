@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -156,6 +157,11 @@ def _run(
         for future in as_completed(futures):
             case, key = futures[future]
             yield case, key, future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that measures was killed; memory is the usual reason: run again with fewer --workers, "
+            "what is measured is kept"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

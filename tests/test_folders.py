@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from rich.console import Console
 
 from model import scoring
 from model.folders import evaluate_folders
-from model.matching import match_fused, match_samples, pair, shared_words, strip
+from model.matching import match_fused, match_samples, pair, parse_fused, shared_words, strip
 from model.measure import Options
 from model.metrics import fusion_metrics
+from model.results import Case
 from pipeline.errors import InputError
 from pipeline.images import read_image, write_image
 
@@ -218,6 +220,33 @@ def test_what_was_measured_is_not_measured_again(
     write_image(folders["one"] / "s1.png", picture(99))
     run(folders, out)
     assert measured[3:] == ["one/s1.png"], "a changed image is measured again"
+
+
+def killed(case: Case, options: Options) -> NoReturn:
+    """What the system does to a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")
+
+
+def test_a_killed_process_is_an_error_in_one_line(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "FEW", 0)
+    monkeypatch.setattr(scoring, "_attempt", killed)
+    with pytest.raises(InputError, match="run again with fewer --workers"):
+        run(folders, None, "one", options=Options(workers=1, metrics=("SF",)))
+
+
+def test_methods_are_named_by_name_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/lr=0.01").mkdir(parents=True)
+    assert parse_fused(["ours=fused", "fused", "runs/lr=0.01"]) == {
+        "ours": Path("fused"), "fused": Path("fused"), "lr=0.01": Path("runs/lr=0.01"),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="has no name"):
+        parse_fused(["=fused"])
+    with pytest.raises(InputError, match="two methods are called 'a'"):
+        parse_fused(["a=x", "a=y"])
 
 
 def test_sharpening_with_a_target(tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ def test_curves_of_one_name_share_a_chart(evaluated: Path) -> None:
     curves = read_curves(Path("runs/tiny/visible_infrared/dvclive/plots/metrics"))
     assert {name: list(lines) for name, lines in curves.items()} == {"loss": ["train", "validation"]}
     assert list(curves["loss"]["train"][0]) == [0, 1]
+    with Path("runs/tiny/visible_infrared/dvclive/plots/metrics/train/loss.tsv").open("a") as table:
+        table.write("30")  # and no more, because the training was killed
+    assert read_curves(Path("runs/tiny/visible_infrared/dvclive/plots/metrics")) == curves
     svg = chart("loss", curves["loss"])
     assert svg.count("<polyline") == 2
     numbers = re.findall(r"(-?[\d.]+),(-?[\d.]+)", svg)
