@@ -25,7 +25,7 @@ from rich.table import Table
 
 from model.matching import list_folder, pair
 from model.results import write_json
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.images import display, read_image, write_atomically, write_image
 
 Kind = Literal["detection", "segmentation", "depth"]
@@ -67,9 +67,8 @@ def load_network(kind: Kind, name: str, device: str | None = None) -> Network:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         model = automatic.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{name}: cannot be loaded for {kind} ({reason}); give a folder or a name"
+            f"{name}: cannot be loaded for {kind} ({first_line(error)}); give a folder or a name"
         ) from error
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Network(name, processor, model.to(chosen).eval(), chosen)

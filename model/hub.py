@@ -21,7 +21,7 @@ from model.hub_card import model_card
 from model.inference import Fuser, load_weights
 from model.network import RWKVFusion
 from model.record import HUB_RECORD, HUB_WEIGHTS
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.images import write_atomically
 
 PREFIX = "hf://"
@@ -122,7 +122,7 @@ def push(
         )
     except _FAILURES as error:
         raise InputError(
-            f"{repository}: cannot be pushed ({_first_line(error)}); is `hf auth login` done, and may this "
+            f"{repository}: cannot be pushed ({first_line(error)}); is `hf auth login` done, and may this "
             "account write there?"
         ) from error
 
@@ -143,13 +143,8 @@ def fetch(address: str) -> Path:
             snapshot_download(repository, revision=revision, allow_patterns=[HUB_RECORD, HUB_WEIGHTS])
         )
     except _FAILURES as error:
-        raise InputError(f"{address}: cannot be fetched ({_first_line(error)})") from error
+        raise InputError(f"{address}: cannot be fetched ({first_line(error)})") from error
     for name in (HUB_RECORD, HUB_WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{address}: has no {name}; it does not hold weights of rwkvfusion")
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

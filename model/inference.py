@@ -28,7 +28,7 @@ from model.tiled import Patches, TiledFusion
 from model.tiling import plan
 from model.whole import Shape, shape_of
 from pipeline.config import build
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.images import FloatArray, read_image
 from pipeline.manifest import SHARPENING_TASKS, TASKS, nearest
 
@@ -154,9 +154,7 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu", dtype: st
         network = RWKVFusion(config)
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: not weights of this network ({str(error).splitlines()[0]}); train again"
-        ) from error
+        raise InputError(f"{path}: not weights of this network ({first_line(error)}); train again") from error
     return Fuser(path, record, network.to(place).eval(), place, DTYPES[dtype])
 
 

@@ -16,6 +16,12 @@ class SetupError(InputError):
     """A mistake that lies in no sample, such as a damaged checkpoint: it ends the run at once."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn expected failures into a line on stderr and an exit code; anything else is a bug and keeps its

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 
-from pipeline.errors import SetupError
+from pipeline.errors import SetupError, first_line
 from pipeline.weights import locate
 
 DEVICE_VARIABLE = "RWKVFUSION_DEVICE"
@@ -61,9 +61,8 @@ def resident(load: Callable[[Path], T], checkpoint: str) -> T:
             try:
                 made = load(folder)
             except UNUSABLE as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise SetupError(
-                    f"{folder}: cannot be loaded as {checkpoint} ({reason}); run "
+                    f"{folder}: cannot be loaded as {checkpoint} ({first_line(error)}); run "
                     f"`python -m pipeline weights verify {checkpoint}`"
                 ) from error
             network: Any = getattr(made, "model", made)

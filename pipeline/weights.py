@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.checkpoints import Checkpoint, Part, find_checkpoint
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.images import write_atomically
 
 FOLDER_VARIABLE = "RWKVFUSION_WEIGHTS"
@@ -208,10 +208,9 @@ def _append(url: str, file: Path, start: int) -> None:
 
 
 def _unreachable(part: Part, path: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(
-        f"{part.repo}, {path}: cannot be fetched ({reason}); run again to resume, or copy the checkpoint's "
-        "folder from a machine that has it (`python -m pipeline weights list` says where to)"
+        f"{part.repo}, {path}: cannot be fetched ({first_line(error)}); run again to resume, or copy the "
+        "checkpoint's folder from a machine that has it (`python -m pipeline weights list` says where to)"
     )
 
 
