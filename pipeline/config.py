@@ -243,12 +243,12 @@ def register_dataset(name: str, config: DatasetConfig, path: Path = PARAMS) -> b
     A section for the same folder is left as it is: its prompt and mask source are the user's. Raises
     InputError when the name belongs to another folder.
     """
-    read_params(path)
+    known = load_sections(PipelineConfig, path).datasets
     yaml = _editor()
     params = yaml.load(path)
-    if name in params["datasets"]:
-        root = params["datasets"][name].get("root")
-        if root != config.root:
+    if name in known:
+        root = known[name].root
+        if Path(root).resolve() != Path(config.root).resolve():
             raise InputError(
                 f"{path}: data set '{name}' is there already, for {root}; give {config.root} another name"
             )

@@ -207,7 +207,8 @@ def _image(raster: Raster, values: Values, bits: int | None, path: Path) -> Imag
     """Scale stored values (C, H, W) to [0, 1]."""
     depth = _depth(raster, bits)
     if raster.dtype.kind == "f":
-        pixels = values.astype(np.float32) / np.float32(2**bits - 1 if bits and bits < 32 else 1)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+            pixels = values.astype(np.float32) / np.float32(2**bits - 1 if bits and bits < 32 else 1)
         if not np.isfinite(pixels).all():
             raise InputError(f"{path}: the image holds NaN or infinite values; replace them first")
         if pixels.min() < -1e-6 or pixels.max() > 1 + 1e-6:

@@ -137,7 +137,7 @@ def open_raster(path: Path) -> AbstractContextManager[Raster]:
 
 
 def _array_file(path: Path, file: Path) -> Raster:
-    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    array = np.lib.format.open_memmap(file, mode="r")  # np.load would open other types too
     if array.ndim not in (2, 3):
         raise InputError(
             f"{path}: an image has shape H x W or H x W x C, this one has {array.shape}; convert it"

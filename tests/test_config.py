@@ -119,3 +119,17 @@ def test_registering_keeps_comments_and_other_data_sets(tmp_path: Path) -> None:
     assert not register_dataset("mine", mine, path)
     with pytest.raises(InputError, match="another name"):
         register_dataset("mine", DatasetConfig(manifest=mine.manifest, root="elsewhere"), path)
+    assert not register_dataset(
+        "mine", DatasetConfig(manifest=mine.manifest, root="./pictures/../pictures"), path
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["captions: {}", "datasets:", "datasets: [a]", "datasets: {mine: }", "datasets: {1: {}}"]
+)
+def test_registering_refuses_sections_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml: 'datasets"):
+        register_dataset("mine", DatasetConfig(manifest="mine.csv", root="pictures"), path)
+    assert path.read_text() == text

@@ -107,6 +107,26 @@ def test_an_array_whose_header_does_not_end(tmp_path: Path) -> None:
         read_image(tmp_path / "a.npy")
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_in_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((4, 4), 1e300))
+    with pytest.raises(InputError, match="infinite"):
+        read_image(tmp_path / "a.npy")
+
+
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", noise(4, 4))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_image(tmp_path / "a.npy")
+
+
+def test_a_complex_matlab_variable_is_refused(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"field": np.full((4, 4), 0.5 + 0.5j)})
+    with pytest.raises(InputError, match="complex"):
+        read_image(tmp_path / "a.mat#field")
+
+
 def test_libraries_keep_quiet_about_files(tmp_path: Path) -> None:
     """What tifffile logs and what spectral and Pillow warn of would stand around the one line."""
     PillowImage.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
