@@ -80,7 +80,7 @@ def fuse(
     *,
     out: str | Path,
     caption: str | None = None,
-    masks: Path | None = None,
+    masks: str | Path | None = None,
     colour: Colour = "auto",
     memory: int | None = None,
 ) -> Path: ...
@@ -207,17 +207,20 @@ def _fuse_files(
     fuser: Fuser,
     out: str | Path | None,
     caption: str | None,
-    masks: Path | None,
+    masks: str | Path | None,
     colour: Colour,
     memory: int | None,
 ) -> Path:
     if out is None:
         raise InputError("the sources are paths: name the file to write with out=")
+    if not isinstance(masks, str | Path | None):
+        raise InputError("the sources are paths: name a file of masks too")
     roles = TASKS[fuser.task][0]
     named = tuple(
         Source(roles[min(number, len(roles) - 1)], Path(path)) for number, path in enumerate(sources)
     )
-    job = Job(Sample(Path(out).stem, fuser.task, "test", named), Path(out), masks=masks)
+    objects = None if masks is None else Path(masks)
+    job = Job(Sample(Path(out).stem, fuser.task, "test", named), Path(out), masks=objects)
     check_outputs([job])
     prepared = prepare(job, fuser, Settings(caption=caption, colour=colour, overwrite=True))
     assert isinstance(prepared, Prepared)  # only without `overwrite` it is a result

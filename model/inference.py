@@ -271,6 +271,14 @@ def check(images: Sequence[HasShape], fuser: Fuser, colour: Colour = "auto") -> 
                 f"{fuser.path}: trained for {fuser.task} of {wanted} bands, these sources have {bands}; "
                 "give the sources in that order or train weights for them"
             )
+        height, width = images[0].shape[1:]
+        for number, image in enumerate(images[1:], start=2):
+            h, w = image.shape[1:]
+            if height % h or height // h * w != width:
+                raise InputError(
+                    f"source {number} is {h}x{w}, the first is {height}x{width}; it must be smaller by a "
+                    "whole ratio, the same in both directions"
+                )
         return
     for number, image in enumerate(images, start=1):
         if image.shape[0] not in (1, 3):

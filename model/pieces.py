@@ -118,8 +118,8 @@ class Pieces:
         if self._canvas.bytes > free:
             self.discard()
             raise InputError(
-                f"{self.output}: needs {self._canvas.bytes / 2**30:.1f} GiB, the disk has "
-                f"{free / 2**30:.1f} GiB free"
+                f"{self.output}: needs {self._canvas.bytes / 2**30:.3g} GiB, the disk has "
+                f"{free / 2**30:.3g} GiB free"
             )
         self._canvas.allocate()
         self._save(0, 0)

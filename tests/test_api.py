@@ -107,6 +107,11 @@ def test_paths(fuser: Fuser, tmp_path: Path) -> None:
     assert image.bits == 16
     expected = fuse_arrays([read_image(Path(path)).pixels for path in sources], fuser)
     assert np.abs(image.pixels - expected).max() <= 0.5 / 65535 + 1e-6
+    Image.fromarray(masks_of(1, (20, 30))[0].astype(np.uint8)).save(tmp_path / "m.png")
+    guided = model.fuse(sources, fuser, out=tmp_path / "g.tif", masks=str(tmp_path / "m.png"))
+    assert guided.read_bytes() != written.read_bytes()
+    with pytest.raises(InputError, match="name a file of masks"):
+        model.fuse(sources, fuser, out=tmp_path / "h.tif", masks=masks_of(1, (20, 30)))
     with pytest.raises(InputError, match="out="):
         model.fuse(sources, fuser)
     with pytest.raises(InputError, match="is the visible source"):
@@ -151,3 +156,12 @@ def test_more_than_two_sources_and_masks(fuser: Fuser) -> None:
 def test_mistakes(fuser: Fuser, sources: list[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.fuse(sources, fuser, **options)
+
+
+@pytest.mark.parametrize("size", [(9, 15), (10, 16), (10, 10), (20, 15)])
+def test_sharpening_takes_whole_ratios(tmp_path: Path, size: tuple[int, int]) -> None:
+    sharpen = model.load_weights(make_weights(tmp_path / "p.safetensors", "pansharpening"))
+    pan, bands = scene(1, 1, 20, 30), sharpen.network.config.in_channels[1]
+    assert model.fuse([pan, scene(2, bands, 10, 15)], sharpen).shape == (bands, 20, 30)
+    with pytest.raises(InputError, match="smaller by a whole ratio"):
+        model.fuse([pan, scene(2, bands, *size)], sharpen)
