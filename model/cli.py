@@ -149,7 +149,7 @@ def evaluate(
         Path | None, typer.Option(help="COCO JSON of boxes, or folder of label maps. (downstream)")
     ] = None,
 ) -> None:
-    """Measure a data set's trained networks beside simple rules, or anybody's folders of fused images."""
+    """Measure a data set's trained networks beside simple rules, or any folders of fused images."""
     if downstream is not None:
         with exit_on_error():
             _downstream(downstream.value, fused, network, labels, out)

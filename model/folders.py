@@ -1,4 +1,4 @@
-"""Evaluate anybody's folders of fused images against the folders of their sources."""
+"""Evaluate any folders of fused images against the folders of their sources."""
 
 from __future__ import annotations
 

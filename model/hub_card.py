@@ -64,8 +64,8 @@ None were recorded during training; measure with `python -m model evaluate`.
 
 ## Licence
 
-The weights: {{ licence }}. The training images are not part of them and have terms of their own, which
-whoever uses the weights has to look at.
+The weights: {{ licence }}. The training images are not included and have terms of their own: check those
+before you use the weights.
 """
 
 
