@@ -111,6 +111,14 @@ def fuse(
         if video:
             from model.video import run_video
 
+            unused = {
+                "--dataset": dataset, "--split": split, "--caption": caption, "--masks": masks,
+                "--guidance": guidance, "--bits": bits, "--compile": compiled or None,
+            }  # fmt: skip
+            for option, value in unused.items():
+                if value is not None:
+                    raise InputError(f"{option} does nothing for videos; leave it out")
+
             run_video([Path(source) for source in sources or []], out, task, weights, settings)
             return
         if dataset is None:

@@ -45,7 +45,7 @@ def run_jobs(
     and the rest go on. Ctrl-C lets the file being written be finished and raises KeyboardInterrupt.
     """
     settings, console = settings or Settings(), console or Console()
-    check_outputs(jobs)
+    check_outputs(jobs, settings.masks)
     fusers = {task: _fuser(task, settings) for task in dict.fromkeys(job.sample.task for job in jobs)}
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -64,13 +64,15 @@ def run_jobs(
             raise
 
 
-def check_outputs(jobs: Sequence[Job]) -> None:
-    """No result may be a source of any sample, through links either, nor another sample's result."""
+def check_outputs(jobs: Sequence[Job], masks: Path | None = None) -> None:
+    """No result may be a source or the masks of any sample, through links either, nor another one's result.
+
+    ``masks``: a file, or a folder of files, besides those that the jobs name.
+    """
     sources = {
-        (status.st_dev, status.st_ino): source
-        for job in jobs
-        for source in job.sample.sources
-        if file_of(source.path).exists() and (status := file_of(source.path).stat())
+        (status.st_dev, status.st_ino): (what, path)
+        for what, path in _inputs(jobs, masks)
+        if file_of(path).exists() and (status := file_of(path).stat())
     }
     seen: set[Path] = set()
     for job in jobs:
@@ -78,15 +80,24 @@ def check_outputs(jobs: Sequence[Job]) -> None:
             job.output
         ]:
             if path.exists() and (source := sources.get((path.stat().st_dev, path.stat().st_ino))):
+                what, other = source
                 raise InputError(
-                    f"{printable(path)}: is the {source.role} source {printable(source.path)}; "
-                    "choose another output"
+                    f"{printable(path)}: is the {what} {printable(other)}; choose another output"
                 )
         if job.output in seen:
             raise InputError(
                 f"{printable(job.output)}: would be the result of two samples; give them different names"
             )
         seen.add(job.output)
+
+
+def _inputs(jobs: Sequence[Job], masks: Path | None) -> Iterator[tuple[str, Path]]:
+    for job in jobs:
+        yield from ((f"{source.role} source", source.path) for source in job.sample.sources)
+        if job.masks is not None:
+            yield "file of masks", job.masks
+    if masks is not None:
+        yield from (("file of masks", path) for path in (masks.iterdir() if masks.is_dir() else [masks]))
 
 
 def _fuser(task: str, settings: Settings) -> Fuser:

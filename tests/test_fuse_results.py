@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 from test_fuse_cli import fuse
 from tiny_project import make_project, make_weights, scene
@@ -32,6 +33,22 @@ def test_a_result_is_found_again_under_the_name_that_it_got() -> None:
     arguments = ("data/visible/own.npy", "data/infrared/vi0.png", "-o", "array")
     assert "array/own.npy: visible_infrared" in fuse(*arguments)[1]
     assert "array/own.npy: exists, skipped" in fuse(*arguments)[1]
+
+
+def test_masks_are_never_overwritten() -> None:
+    sources = ("data/visible/vi0.png", "data/infrared/vi0.png")
+    Path("objects").mkdir()
+    mask = Path("objects/vi0.png")
+    Image.fromarray(np.ones((24, 32), np.uint8)).save(mask)
+    before = mask.read_bytes()
+    for given in ("objects", "objects/vi0.png"):
+        for output in ("objects/vi0.png", "objects"):
+            code, said = fuse(*sources, "-o", output, "--masks", given, "--overwrite")
+            assert (code, "is the file of masks objects/vi0.png" in said) == (2, True), said
+    Path("t.csv").write_text("visible,infrared,masks\n" + ",".join((*sources, "objects/vi0.png")))
+    code, said = fuse("t.csv", "-o", "objects", "--overwrite")
+    assert (code, "is the file of masks" in said) == (2, True), said
+    assert mask.read_bytes() == before
 
 
 def test_a_small_budget_is_for_files_that_are_written_in_pieces() -> None:

@@ -116,6 +116,10 @@ def test_odd_sizes_come_back() -> None:
         (["visible.mp4", "-o", "out.mp4", "--task", "visible_infrared"], "give two or more"),
         (["visible.mp4", "infrared.mp4", "-o", "visible.mp4", "--overwrite"], "is a source"),
         (["visible.mp4", "infrared.mp4", "-o", "infrared.mp4"], "exists"),
+        (["a.mp4", "b.mp4", "-o", "out.mp4", "--masks", "m.png"], "--masks does nothing for videos"),
+        (["a.mp4", "b.mp4", "-o", "out.mp4", "--caption", ""], "--caption does nothing for videos"),
+        (["a.mp4", "b.mp4", "-o", "out.mp4", "--compile"], "--compile does nothing for videos"),
+        (["--dataset", "demo", "-o", "out.mp4"], "--dataset does nothing for videos"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
