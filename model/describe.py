@@ -67,7 +67,7 @@ def _history(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
     train, time = record["train"], training_time(path, record)
     yield from (
         f"{path}: {record['task']}, sources {' + '.join(record['roles'])}",
-        f"trained    on data set {record['dataset']}, {len(record['train_samples'])} samples "
+        f"trained    on data set {_data(record)}, {len(record['train_samples'])} samples "
         f"({len(record['validation_samples'])} for validation), {train['steps']} steps of {train['batch']} "
         f"crops of {train['crop']}, seed {train['seed']}" + (f", {time[0]:.0f} s, {time[1]}" if time else ""),
         *_started(record),
@@ -86,10 +86,15 @@ def _started(record: Mapping[str, Any]) -> Iterator[str]:
     """A line for each of the weights that training started from, the latest first."""
     while (start := record.get("start")) is not None:
         yield (
-            f"started    from weights trained on data set {start['dataset']}, {len(start['train_samples'])} "
+            f"started    from weights trained on data set {_data(start)}, {len(start['train_samples'])} "
             f"samples, {start['train']['steps']} steps; sha256 {start['sha256']}"
         )
         record = start
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    """The data sets that samples were drawn from; early records know of one only."""
+    return " + ".join([record["dataset"], *record["train"].get("mix", {})])
 
 
 def _settings(values: Any) -> str:

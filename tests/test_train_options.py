@@ -239,6 +239,7 @@ def test_data_sets_are_mixed_by_weight(tmp_path: Path, monkeypatch: pytest.Monke
     record = json.loads((RUN / "weights.json").read_text())
     assert record["train_samples"] == [f"{where}vi{n}" for where in ("", "other/") for n in range(5)]
     assert record["facts"]["train.mix"] == "{'other': 3.0}"
+    assert "on data set tiny + other, " in describe_weights(str(RUN / "weights.safetensors"))
     assert record["facts"]["store of other/texts"] == "texts-1"
     assert len(seen) == 24
     params["model"]["guidance"] = "none"
