@@ -19,7 +19,17 @@ from pipeline.weights import locate
 
 DEVICE_VARIABLE = "RWKVFUSION_DEVICE"
 
-UNUSABLE = (OSError, RuntimeError, LookupError, ValueError, EOFError, UnpicklingError, SafetensorError)
+UNUSABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 """What libraries raise for files that are damaged or another model's."""
 
 T = TypeVar("T")
@@ -80,11 +90,20 @@ class Pretrained:
 
 
 def from_pretrained(folder: Path, model: Any, processor: Any) -> Pretrained:
-    """What two classes of transformers make of a checkpoint's folder, in float32 and without network."""
+    """What two classes of transformers make of a checkpoint's folder, in float32 and without network.
+
+    Raises ValueError when the files lack parameters, which transformers would draw at random.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    network = model.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    logging.set_verbosity_error()  # it would say at length what is said below
+    network, found = model.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    lacking = {name for name, _ in network.named_parameters()} & set(found["missing_keys"])
+    if lacking:
+        raise ValueError(f"{len(lacking)} parameters are missing, such as {min(lacking)}")
     return Pretrained(network, processor.from_pretrained(folder, local_files_only=True))
 
 

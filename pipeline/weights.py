@@ -105,8 +105,12 @@ def sha256_of(file: Path) -> str:
 def _read_record(folder: Path) -> dict[str, dict[str, object]]:
     path = folder / RECORD
     try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except ValueError as error:
+        record: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.is_file() else {}
+        for name, entry in record.items():
+            if not {"sha256", "size", "mtime_ns"} <= entry.keys():
+                raise ValueError(f"of {name} it does not say all")
+        return record
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: is damaged ({error}); remove it and fetch again") from error
 
 

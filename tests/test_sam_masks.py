@@ -72,7 +72,9 @@ def test_published_sizes_are_recognised(kind: str) -> None:
         assert one.attn.num_heads == other.attn.num_heads
 
 
-@pytest.mark.parametrize("content", ["parameters of another model", "code", "half of the file", "one lacks"])
+@pytest.mark.parametrize(
+    "content", ["parameters of another model", "code", "half of the file", "one lacks", "a list"]
+)
 def test_what_is_no_sam_is_refused(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
@@ -86,7 +88,8 @@ def test_what_is_no_sam_is_refused(
         del state["mask_decoder.iou_token.weight"]
         torch.save(state, folder / NAME)
     else:
-        torch.save({"a": torch.zeros(1)} if content.startswith("par") else {"a": Path("x")}, folder / NAME)
+        others = {"code": {"a": Path("x")}, "a list": [torch.zeros(1)]}
+        torch.save(others.get(content, {"a": torch.zeros(1)}), folder / NAME)
     monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(folder.parent))
     (sample,) = make_samples(1, (24, 24))
     boxes = [tuple(instances([[1, 1, 9, 9]]) for _ in sample.images)]

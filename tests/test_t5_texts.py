@@ -1,5 +1,6 @@
 """T5 with a tiny random checkpoint: padding has no influence, lengths are kept, storage errs as stated."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, T5Config, T5EncoderModel
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from pipeline.config import TextsConfig
 from pipeline.errors import InputError
@@ -67,3 +69,31 @@ def test_a_checkpoint_of_another_width_is_refused(
     monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match=r"cannot be loaded as t5-small .features are 16 wide, not 512"):
         T5TextEncoder(TextsConfig(backend="t5"))(["a"])
+
+
+def test_parameters_that_are_missing_are_not_drawn_at_random(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "t5-small"
+    shutil.copytree(tiny_weights / "t5-small", folder)
+    save_file({"a.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match=r"as t5-small \(\d+ parameters are missing, such as"):
+        T5TextEncoder(TextsConfig(backend="t5"))(["a"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_whole_t5_serves_as_its_encoder(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published file holds the decoder too, and one copy of what both share."""
+    folder = tmp_path / "t5-small"
+    shutil.copytree(tiny_weights / "t5-small", folder)
+    whole = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
+    whole.save_pretrained(folder)
+    monkeypatch.setenv("RWKVFUSION_WEIGHTS", str(tmp_path))
+    (features,) = T5TextEncoder(TextsConfig(backend="t5"))(["a red car"])
+    tokens = AutoTokenizer.from_pretrained(folder)("a red car", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = whole.eval().get_encoder()(input_ids=tokens).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(features, expected, atol=2e-5, rtol=2e-5)

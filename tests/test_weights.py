@@ -187,3 +187,12 @@ def test_commands(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_name() -> None:
     with pytest.raises(InputError, match="Did you mean 't5-small'"):
         fetch("t5-smal")
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model.bin": {"sha256": "x"}}', "{", '{"model.bin": 1}'])
+def test_a_damaged_record_is_named(hub: Hub, text: str) -> None:
+    record = fetch("toy") / "fetched.json"
+    record.write_text(text)
+    for use in (checkpoint_identity, fetch, verify):
+        with pytest.raises(InputError, match=r"fetched\.json: is damaged .*remove it and fetch again"):
+            use("toy")
