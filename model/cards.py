@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +40,7 @@ class Card:
 def make_card(
     task: str,
     sample: str,
+    anchor: str,
     evaluation: Evaluation,
     methods: Sequence[str],
     metrics: Sequence[str],
@@ -73,7 +73,7 @@ def make_card(
     caption = _record(evaluation.dataset, "captions", sample)
     return Card(
         sample,
-        re.sub(r"[^A-Za-z0-9_-]", "-", f"{task}-{sample}"),
+        anchor,
         list(tags),
         [
             Group("Sources" if target is None else "Sources and target", shown),

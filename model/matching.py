@@ -46,7 +46,8 @@ def strip(stem: str, words: Iterable[str] = ()) -> str:
 def list_folder(folder: Path) -> dict[str, Path]:
     """The images of a folder by stem; ``folder#KEY`` means that variable of every MATLAB file in it.
 
-    Raises InputError for a missing folder, one without images, and two files of one stem.
+    Raises InputError for a missing folder, one without images, a name not in UTF-8, and two files of
+    one stem.
     """
     place, _, key = str(folder).partition("#")
     if not Path(place).is_dir():
@@ -59,6 +60,8 @@ def list_folder(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder}: holds no {kind}{hint}")
     found: dict[str, Path] = {}
     for file in files:
+        if file.name.encode(errors="replace").decode() != file.name:
+            raise InputError(f"{place}: the file name {file.name!a} is not in UTF-8; rename the file")
         if file.stem in found:
             raise InputError(
                 f"{place}: {found[file.stem].name} and {file.name} have one stem; keep one of them"

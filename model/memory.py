@@ -25,7 +25,7 @@ class Memory:
         """Read the file if there is one; a line that an interruption cut short is left out."""
         memory = cls(path)
         if path is not None and path.is_file():
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8", errors="replace")
             if text and not text.endswith("\n"):
                 with path.open("a", encoding="utf-8") as file:
                     file.write("\n")

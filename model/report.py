@@ -151,8 +151,16 @@ def _section(task: str, evaluation: Evaluation) -> Section:
             tags.setdefault(top, []).append(("best", f"best of {names[method]}"))
             tags.setdefault(bottom, []).append(("worst", f"worst of {names[method]}"))
     cards = [
-        make_card(task, sample, evaluation, ranking.methods, ranking.metrics, tags.get(sample, []))
-        for sample in shown
+        make_card(
+            task,
+            sample,
+            f"{task}-{place}",  # names that differ may not when only letters of an address are left
+            evaluation,
+            ranking.methods,
+            ranking.metrics,
+            tags.get(sample, []),
+        )
+        for place, sample in enumerate(shown, start=1)
     ]
     anchors = {card.sample: card.anchor for card in cards}
     curves = {}
@@ -229,7 +237,7 @@ def _line(method: str, series: int, ranking: Ranking, rows: Sequence[Row], ancho
 def _verdict(ranking: Ranking, evaluation: Evaluation, evaluated: Sequence[str]) -> str:
     """In how many metrics the network beats the rules and what the guidance does, or which method leads."""
     means = ranking.means()
-    if GUIDED not in means:
+    if evaluation.dataset is None or GUIDED not in means:
         if len(means) == 1:
             return ""
         value = ranking.mean_rank[ranking.leader]

@@ -15,6 +15,9 @@ from model.ranking import Ranking, Statistic, rank
 from model.results import LABELS, Evaluation, arrow, direction, mean, number, write_json
 from pipeline.images import write_atomically
 
+_LATEX = {letter: f"\\{letter}" for letter in "_&%#${}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 NAMED = 5  # failures of a method that are printed one by one
 
 
@@ -146,4 +149,4 @@ def latex(task: str, ranking: Ranking, profile: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "_&%#$" else letter for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in text)

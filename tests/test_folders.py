@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -170,6 +171,20 @@ def test_missing_and_broken_images_are_named_and_the_rest_goes_on(folders: dict[
         "visible_infrared: of 3 samples some methods were measured on fewer (one: 1, two: 2); means and "
         "ranks over different samples cannot be compared"
     ]
+
+
+def test_odd_names_of_folders_and_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    odd = folders["one"].rename(tmp_path / "lr=0.1")
+    assert parse_fused([str(odd), f"two={folders['two']}"]) == {"lr=0.1": odd, "two": folders["two"]}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "measured.jsonl").write_bytes(b'\xff\xfe{"key": 3}\n')
+    found = run({**folders, "one": odd}, out)
+    assert len(found.rows) == 6
+    assert not found.failures
+    shutil.copy(odd / "s1.png", os.fsencode(odd) + b"/caf\xe9.png")
+    with pytest.raises(InputError, match=r"'caf\\udce9.png' is not in UTF-8; rename the file"):
+        run({**folders, "one": odd})
 
 
 def test_a_folder_of_other_names_says_what_it_holds(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -147,6 +147,25 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def test_samples_of_any_name_have_their_own_place_on_the_page(tmp_path: Path) -> None:
+    names = ("a b", "a.b", "a-b", "图一", "图二", "<b>x", '"quoted"', "=1+1")
+    for folder in ("visible", "infrared", "rwkvfusion", "C^2_{x}~"):
+        for index, name in enumerate(names):
+            write_image(tmp_path / folder / f"{name}.png", scene(1, 48, 64, index + len(folder)))
+    sources = [tmp_path / "visible", tmp_path / "infrared"]
+    fused = {name: tmp_path / name for name in ("rwkvfusion", "C^2_{x}~")}
+    options = Options(workers=0, metrics=("SF", "SD"))
+    out = tmp_path / "out"
+    evaluate_folders(fused, sources, None, out, Console(file=StringIO()), options=options)
+    page = write_report(out).read_text()
+    places = re.findall(r'<article[^>]* id="([^"]+)"', page)
+    assert len(places) == len(set(places)) == len(names)
+    assert "<b>x" not in page
+    assert "simple rules" not in page, "folders hold whatever their owners call it"
+    assert "leads with a mean rank" in page
+    assert r"C\textasciicircum{}2\_\{x\}\textasciitilde{} &" in (out / "table.tex").read_text()
+
+
 def test_the_page_of_folders_needs_no_project(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     page = write_report(folders).read_text()
