@@ -13,11 +13,12 @@ import math
 import os
 import warnings
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 KERNELS = ("auto", "cuda", "cpu", "reference")
 VARIABLE = "RWKVFUSION_KERNEL"
@@ -47,7 +48,9 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     decay, bonus = (x.to(wide).expand(batch, channels) for x in (w, u))
     if k.numel() == 0:
         return v + k
-    if _kernel(k.device.type, k.device.index, k.dtype) == "reference":
+    # PyTorch leaves tangents of forward-mode derivatives out of custom operators without a word.
+    tangents = any(unpack_dual(x).tangent is not None for x in (w, u, k, v))
+    if tangents or _kernel(k.device.type, k.device.index, k.dtype) == "reference":
         return reference(decay, bonus, k, v)
     y: Tensor = torch.ops.rwkvfusion.bi_wkv(decay, bonus, k, v)[0]
     return y
@@ -246,7 +249,12 @@ def _differentiate(
     return tuple(torch.ops.rwkvfusion.bi_wkv_backward(grad, *ctx.saved_tensors))  # type: ignore[attr-defined]
 
 
+def _refuse(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor | None) -> NoReturn:
+    raise NotImplementedError(f"bi_wkv: no second derivatives of this kernel; set {VARIABLE}=reference")
+
+
 torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_keep)
+torch.library.register_autograd(_BACKWARD, _refuse)
 
 
 def _fold(operator: Any, info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, Any]:

@@ -88,3 +88,22 @@ def test_gradient_transforms_work_or_say_why(kernel: str) -> None:
         leaf = k.clone().requires_grad_()
         (expected,) = torch.autograd.grad(bi_wkv(w, u, leaf, v).square().sum(), leaf)
         torch.testing.assert_close(gradient(k), expected)
+
+
+def test_forward_mode_derivatives_are_finite_differences() -> None:
+    w, u, k, v = (x.double() for x in draw(1, 20, 3))
+    _, tangent = torch.func.jvp(lambda x: bi_wkv(w, u, x, v), (k,), (v,))
+    step = 1e-6
+    expected = (bi_wkv(w, u, k + step * v, v) - bi_wkv(w, u, k - step * v, v)) / (2 * step)
+    torch.testing.assert_close(tangent, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_second_derivatives_are_right_or_refused(kernel: str) -> None:
+    w, u, k, v = (x.double() for x in draw(1, 6, 2))
+    k.requires_grad_()
+    if kernel == "reference":
+        assert torch.autograd.gradgradcheck(lambda x: bi_wkv(w, u, x, v), (k,))
+        return
+    (slope,) = torch.autograd.grad(bi_wkv(w, u, k, v).square().sum(), k, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"no second derivatives.*RWKVFUSION_KERNEL=reference"):
+        slope.square().sum().backward()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_here
 from rich.console import Console
 from tiny_project import make_project, make_weights
 
@@ -268,22 +267,6 @@ def test_mistakes_are_named_with_their_remedy(tiny: Path) -> None:
     with pytest.raises(InputError, match="no sample has split 'test'"):
         evaluate("tiny")
     assert not Path("reports").exists()
-
-
-def test_names_do_not_depend_on_the_locale(tmp_path: Path) -> None:
-    code = """
-from pathlib import Path
-from model.results import Case, Evaluation, Row, read_results, write_results
-from pipeline.manifest import Sample
-name = "\\u56fe"
-rows = [Row("medical", name, "mean", {"MI": 1.5})]
-cases = [Case("mean", Sample(name, "medical", "test", ()), Path("x"))]
-write_results(Path(), Evaluation(cases, rows))
-assert read_results(Path()).rows == rows
-"""
-    plain = ("LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0")
-    done = run_here(("env", *plain, "python", "-c", code), tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_results_survive_the_way_through_the_file(tmp_path: Path) -> None:
