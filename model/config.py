@@ -60,6 +60,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if len(self.decoder_depths) != len(self.encoder_depths) - 1:
             raise ValueError("decoder_depths must have one level fewer than encoder_depths")
+        if self.base is not None and not 0 <= self.base < len(self.in_channels):
+            raise ValueError("base must be the number of a source: 0 for the first")
 
     @property
     def mask_inputs(self) -> int:

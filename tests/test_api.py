@@ -1,6 +1,7 @@
 """Fusion from Python: whatever goes in comes out in its type, layout and depth."""
 
 import doctest
+import json
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,12 @@ def test_sharpening_takes_whole_ratios(tmp_path: Path, size: tuple[int, int]) ->
     assert model.fuse([pan, scene(2, bands, 10, 15)], sharpen).shape == (bands, 20, 30)
     with pytest.raises(InputError, match="smaller by a whole ratio"):
         model.fuse([pan, scene(2, bands, *size)], sharpen)
+
+
+def test_a_record_of_weights_that_names_no_source_is_refused(tmp_path: Path) -> None:
+    path = make_weights(tmp_path / "p.safetensors", "pansharpening")
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["model"]["base"] = 2
+    path.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="base must be the number of a source"):
+        model.load_weights(path)
