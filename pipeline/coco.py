@@ -9,6 +9,7 @@ common grid, which is that of its first source.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,11 +210,11 @@ def _xyxy(annotation: Entry, mask: np.ndarray) -> list[float]:
 def read_coco(path: Path) -> CocoFile:
     """Read a COCO instance file. Every annotation gets its category's name as ``label``.
 
-    Raises InputError when it is no such file, or an annotation lacks a segmentation or names an image or a
-    category that is not there.
+    Raises InputError when it is no such file, or an annotation lacks a segmentation, names an image or a
+    category that is not there, or has a size, box or score that is no number.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot read ({error.strerror}); give a COCO JSON file") from error
     except ValueError as error:
@@ -224,10 +225,17 @@ def read_coco(path: Path) -> CocoFile:
         names = {category["id"]: str(category["name"]) for category in document["categories"]}
         annotations: dict[Any, list[Entry]] = {image["id"]: [] for image in document["images"]}
         for image in document["images"]:
-            _need(image, ("file_name", "height", "width"), f"{path}: image {image['id']}")
+            place = f"{path}: image {image['id']}"
+            _need(image, ("file_name", "height", "width"), place)
+            _need_numbers({key: [image[key]] for key in ("height", "width")}, place)
         for annotation in document["annotations"]:
             place = f"{path}: annotation {annotation.get('id')}"
             _need(annotation, ("image_id", "category_id", "segmentation"), place)
+            box = annotation.get("bbox") or [0, 0, 0, 0]
+            marks = {key: [annotation.get(key, 1)] for key in ("score", "predicted_iou")}
+            _need_numbers(marks | {"bbox": box}, place)
+            if len(box) != 4:
+                raise InputError(f"{place}: its bbox is not x, y, width, height; correct it or leave it out")
             if annotation["image_id"] not in annotations or annotation["category_id"] not in names:
                 raise InputError(f"{place}: names an image or a category that the file does not list")
             annotations[annotation["image_id"]].append(
@@ -242,3 +250,9 @@ def _need(entry: Entry, keys: Iterable[str], place: str) -> None:
     for key in keys:
         if not entry.get(key) and entry.get(key) != 0:
             raise InputError(f"{place}: has no '{key}'; export it with masks from the annotation tool")
+
+
+def _need_numbers(values: Mapping[str, Sequence[Any]], place: str) -> None:
+    for key, numbers in values.items():
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise InputError(f"{place}: its {key} is no number; correct it or leave it out")

@@ -198,6 +198,11 @@ GOOD = {
         ({"annotations": [{**GOOD["annotations"][0], "image_id": 9}]}, "annotation 5: names an image"),
         ({"categories": []}, "annotation 5: names an image or a category"),
         ({"categories": [{"id": 1}]}, "not a COCO instance file"),
+        ({"images": [{**GOOD["images"][0], "height": "four"}]}, "image 1: its height is no number"),
+        ({"annotations": [{**GOOD["annotations"][0], "bbox": [1, 2]}]}, "annotation 5: its bbox is not x, y"),
+        ({"annotations": [{**GOOD["annotations"][0], "bbox": [0, 0, "a", 1]}]}, "its bbox is no number"),
+        ({"annotations": [{**GOOD["annotations"][0], "score": "high"}]}, "annotation 5: its score is no"),
+        ({"annotations": [{**GOOD["annotations"][0], "predicted_iou": float("nan")}]}, "its predicted_iou"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, change: dict, message: str) -> None:
@@ -207,6 +212,12 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, change: dict, messa
         read_coco(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert read_coco(path).images[0]["file_name"] == "a.png"
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", '{"images": []}'])
