@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: help setup demo test lint clean
 
 help:
-	@echo "make setup   make .venv and install requirements.lock (about two minutes, once)"
+	@echo "make setup   make .venv and install requirements.lock (three to four minutes, once)"
 	@echo "make demo    guidance, training, fusion and report for the embedded data set"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
