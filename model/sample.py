@@ -112,6 +112,7 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | Result:
         result = _result(job, facts, settings.colour)
         if not settings.overwrite and result.path.exists():  # by the depth it may be of another type
             return result
+    _check_place(result.path)
     arrays = 4 * (sum(image.bands * np.prod(image.size) for image in facts) + 3 * np.prod(result.shape))
     memory = settings.memory
     whole = memory is None or arrays <= max((memory - LIBRARIES) / 2, 0 if in_pieces(result.path) else _LEAST)
@@ -121,6 +122,15 @@ def prepare(job: Job, fuser: Fuser, settings: Settings) -> Prepared | Result:
     if whole:
         images = tuple(read_image(source.path, sample.bits) for source in sample.sources)
     return Prepared(job, fuser, facts, images, result, text, masks, note, memory)
+
+
+def _check_place(path: Path) -> None:
+    """A folder is replaced only by an array that replaces an array."""
+    if path.is_dir():
+        from pipeline.zarr_images import holds_array  # zarr takes long to load
+
+        if not holds_array(path):
+            raise InputError(f"{path}: is a folder with other things in it; give another output")
 
 
 def fuse_prepared(prepared: Prepared, fuser: Fuser, colour: Colour) -> FloatArray:

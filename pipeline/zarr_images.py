@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -60,6 +61,17 @@ def _array(path: Path, node: zarr.Array[Any] | zarr.Group, key: str) -> zarr.Arr
         f"{path}: name one array of this group after a '#', as in '{path.name}#NAME'; it holds "
         f"{', '.join(sorted(arrays)) or 'none'}"
     )
+
+
+def holds_array(folder: Path) -> bool:
+    """Whether a folder is a Zarr array, and no group or anything else of the user's."""
+    try:
+        node = json.loads((folder / "zarr.json").read_bytes())
+    except FileNotFoundError:
+        return (folder / ".zarray").is_file()
+    except ValueError:
+        return False
+    return isinstance(node, dict) and node.get("node_type") == "array"
 
 
 def create_image(folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], bits: int) -> None:

@@ -126,3 +126,20 @@ def test_an_array_is_never_overwritten_by_what_is_made_of_it(tmp_path: Path) -> 
     paths = [tmp_path / "visible.zarr", tmp_path / "infrared.zarr"]
     with pytest.raises(InputError, match="is the visible source"):
         fusing.run_jobs(jobs_of_paths(paths, paths[0])[0], Settings(overwrite=True))
+
+
+def test_only_an_array_is_replaced_by_an_array(tmp_path: Path) -> None:
+    weights = make_weights(tmp_path / "vi.safetensors", "visible_infrared")
+    for role, bands in (("visible", 3), ("infrared", 1)):
+        write_image(tmp_path / f"{role}.png", scene(bands, bands, 20, 30))
+    output, store = tmp_path / "fused.zarr", tmp_path / "masks.zarr"
+    write_image(output, scene(1, 3, 20, 30))
+    zarr.create_group(store)
+    (tmp_path / "mine.zarr").mkdir()
+    paths = [tmp_path / "visible.png", tmp_path / "infrared.png"]
+    chosen = Settings(weights=str(weights), overwrite=True)
+    assert fusing.run_jobs(jobs_of_paths(paths, output)[0], chosen).fused == 1
+    for other in (store, tmp_path / "mine.zarr"):
+        with pytest.raises(InputError, match=f"{other.name}: is a folder with other things in it"):
+            fusing.run_jobs(jobs_of_paths(paths, other)[0], chosen)
+        assert other.is_dir()
