@@ -104,7 +104,7 @@ def import_captions(config: PipelineConfig, dataset: str, path: Path) -> Importe
         raise InputError(f"{path}: cannot read ({error.strerror}); give a CSV table") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({error})") from error
-    if "caption" not in columns or len(columns) < 2:
+    if "caption" not in columns or len(set(columns)) < 2:
         raise InputError(f"{path}: needs the columns 'sample' and 'caption'; it has {', '.join(columns)}")
     key = "sample" if "sample" in columns else next(name for name in columns if name != "caption")
     captions: dict[str, str] = {}

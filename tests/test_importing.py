@@ -119,6 +119,7 @@ def test_deleting_the_store_computes_it_again(project: PipelineConfig) -> None:
     ("rows", "header", "message"),
     [
         ([("s000", "a")], ("sample", "text"), "needs the columns"),
+        ([("s000", "a")], ("caption", "caption"), "needs the columns"),
         ([("s000", "a"), ("s000", "b")], ("sample", "caption"), "row 3: 's000' has a caption already"),
         ([("s000", "a"), ("s000.png", "b")], ("sample", "caption"), "are both 's000'"),
         ([("other", "a")], ("sample", "caption"), "none of its 1 entries"),
