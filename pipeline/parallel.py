@@ -5,6 +5,7 @@ The only module that imports dask and distributed.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,6 +60,11 @@ def on_cluster(scheduler: str, function: Callable[[A], T], values: Sequence[A]) 
     """
     from distributed import Client, KilledWorker
 
+    if not re.search(r":\d+(/|$)", scheduler):  # distributed would look for it in vain, and at length
+        raise InputError(
+            f"--scheduler {scheduler}: names no port; give the address that `dask scheduler` prints, such as "
+            "tcp://192.0.2.1:8786"
+        )
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:

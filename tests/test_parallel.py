@@ -98,6 +98,8 @@ def test_clusters_that_cannot_work_are_named(tmp_path: Path, monkeypatch: pytest
     fake_backends.use_fakes()
     with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers there"):
         run_guidance(fake_backends.config(), "mini", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"tcp://somewhere: names no port"):
+        run_guidance(fake_backends.config(), "mini", scheduler="tcp://somewhere")
     with (
         LocalCluster(n_workers=0, dashboard_address=":0") as empty,
         pytest.raises(InputError, match="has no workers; start one per GPU"),
