@@ -1,7 +1,7 @@
 """Speed and memory of fusing visible and infrared images; the last line printed is one JSON object.
 
     python benchmarks/fuse.py [--size 480 640] [--threads 2] [--images 16] [--repeat 5] [--seafusion DIR]
-        [--onnx] [--pt2]
+        [--onnx] [--pt2] [--batches DEVICE]
 
 ``network_s``: one forward, the median of ``--repeat``; ``images_per_s``: `rwkvfusion fuse` over a folder of
 ``--images`` pairs of PNG files, decoding and encoding included, without the start; ``cold_start_s`` and
@@ -12,6 +12,9 @@ With ``--onnx`` and ``--pt2`` the same weights are exported (docs/export.md) and
 torch.export on as many threads: ``onnx_network_s``, ``onnx_ratio``, ``pt2_network_s``, ``pt2_ratio``. Every
 ``…cpu_s`` is the processor time of a forward, all threads together, and every ``…cpu_ratio`` the ratio of
 those: what to look at on a machine that does other work as well.
+
+``gpu_images_per_s`` and ``gpu_compiled_images_per_s``, where there is a GPU: forwards in batches of 1 and 16,
+as they are and by `torch.compile` with CUDA graphs. ``--batches cpu`` measures the same on the processor.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +68,27 @@ session = onnxruntime.InferenceSession(sys.argv[5], settings)
 names = [taken.name for taken in session.get_inputs()]
 forward = lambda images: session.run(None, dict(zip(names, (image.numpy() for image in images))))
 """
+BATCHES = """
+import json, sys, time, torch
+from model.inference import load_weights
+height, width, repeat, device = *map(int, sys.argv[1:4]), torch.device(sys.argv[4])
+network = load_weights("visible_infrared", device).network
+finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+rates = {"": {}, "compiled_": {}}
+for kind, forward in ("", network), ("compiled_", torch.compile(network, mode="reduce-overhead")):
+    for batch in 1, 16:
+        images = [torch.rand(batch, 1, height, width, device=device) for _ in range(2)]
+        with torch.inference_mode():
+            for _ in range(3):
+                forward(images)
+            finish()
+            start = time.perf_counter()
+            for _ in range(repeat):
+                forward(images)
+            finish()
+        rates[kind][batch] = round(batch * repeat / (time.perf_counter() - start), 1)
+print(json.dumps(rates))
+"""
 PT2 = """
 program = torch.export.load(sys.argv[5]).module()
 forward = lambda images: program(*images)
@@ -94,6 +119,19 @@ def beside(
         results[f"{name}_{kind}_s"] = round(one, 3)
         results[f"{name}_{'' if kind == 'network' else 'cpu_'}ratio"] = round(one / other, 2)
     print(f"{name}: {theirs[0]:.3f} s, {theirs[1]:.3f} s of the processor", flush=True)
+
+
+def batches(results: dict[str, object], device: str, options: argparse.Namespace) -> None:
+    """Enter images per second in batches, plain and compiled."""
+    arguments = [*map(str, options.size), str(options.repeat), device]
+    command = [sys.executable, "-c", BATCHES, *arguments]
+    result = subprocess.run(
+        command, env=environment(options.threads), stdout=subprocess.PIPE, text=True, check=True
+    )
+    name = "gpu" if device.startswith("cuda") else device
+    for kind, rates in json.loads(result.stdout.splitlines()[-1]).items():
+        results[f"{name}_{kind}images_per_s"] = rates
+        print(f"{name}: {kind}images/s by batch: {rates}", flush=True)
 
 
 def export(form: str, folder: Path, threads: int) -> str:
@@ -144,6 +182,7 @@ def main() -> None:
     parser.add_argument("--seafusion", type=Path, help="checkout of Linfeng-Tang/SeAFusion")
     parser.add_argument("--onnx", action="store_true", help="the exported network in ONNX Runtime too")
     parser.add_argument("--pt2", action="store_true", help="the exported network of torch.export too")
+    parser.add_argument("--batches", metavar="DEVICE", help="measure batches on it (default: a GPU, if any)")
     options = parser.parse_args()
     results: dict[str, object] = {"size": options.size, "threads": options.threads}
     own = network_seconds(OURS, options)
@@ -168,6 +207,8 @@ def main() -> None:
         many, _ = run([*folders, "-o", str(folder / "fused")], options.threads)
         results["images_per_s"] = round((options.images - 1) / max(many - seconds, 1e-6), 2)
         print(f"{options.images} pairs: {many:.2f} s", flush=True)
+    if options.batches is not None or torch.cuda.is_available():
+        batches(results, options.batches or "cuda", options)
     print(json.dumps(results))
 
 
