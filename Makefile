@@ -35,8 +35,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# On all cores, which pip does not. Files for newer Pythons do not compile, and nothing imports them.
-	@echo "Compiling them …"
-	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
+	@echo "Compiling …"
+	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib pipeline model || true
 	@touch $@
 
 # A release archive is no git clone; DVC then has to be told so, once.
