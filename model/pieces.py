@@ -27,7 +27,7 @@ from pipeline.images import FloatArray, GeoReference, quantise, write_atomically
 from pipeline.manifest import ZARR_SUFFIX
 
 _STATE, _LOCK = "state.json", "lock"
-_OURS = re.compile(r"picture\.(tiff?|zarr)|state\.json|lock|fact-\d+\.npy|.*\.\d+\.tmp")
+_OURS = re.compile(r"picture\.(tiff?|zarr)|state\.json|lock|fact-\d+\.npy|.*\.\d+-[0-9a-f]{8}\.tmp")
 
 
 def in_pieces(output: Path) -> bool:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
+import socket
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +99,7 @@ def quantise(pixels: FloatArray, bits: int) -> NDArray[np.generic]:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path beside ``path``, then rename; a failure leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -103,3 +108,46 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where to write what then becomes ``path``, in its folder, which is made.
+
+    What processes of this machine that were killed left there is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path.parent.resolve())
+    return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}.tmp")
+
+
+@cache
+def _machine() -> str:
+    """A short name: process numbers mean nothing on other machines that write into the same folder."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+@cache
+def _clear(folder: Path) -> None:
+    """Remove leftovers, once: a folder may hold many files."""
+    if os.name != "posix":
+        return  # asking for a process there would end it
+    pattern = re.compile(rf".+\.(\d+)-{_machine()}\.tmp")
+    with suppress(PermissionError):  # a folder that may be written and not listed, a file of somebody else's
+        for entry in list(os.scandir(folder)):
+            found = pattern.fullmatch(entry.name)
+            if found is None or _runs(int(found[1])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.rasters import Raster, Values, array_raster
+from pipeline.writing import temporary_beside
 
 CHUNK = 512  # pixels of a chunk's side
 _AXES = {"y": "H", "x": "W", "c": "C", "band": "C"}
@@ -108,8 +109,7 @@ def put(folder: Path, output: Path) -> None:
 
 def write_zarr(output: Path, values: NDArray[Any], bits: int) -> None:
     """Write an image (C, H, W) of integers or float32; a failure leaves nothing."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(output)
     bands, height, width = values.shape
     try:
         create_image(temporary, (bands, height, width), values.dtype, bits)
