@@ -63,6 +63,17 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def unguided_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with images and weights of one task, and no guidance."""
+    from tiny_project import make_project, make_weights
+
+    monkeypatch.chdir(tmp_path)
+    make_project(tmp_path, guidance=False)
+    make_weights(tmp_path / "runs/demo/visible_infrared/weights.safetensors", "visible_infrared")
+    monkeypatch.setattr("model.inference.SHIPPED", tmp_path / "shipped")
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random checkpoint of every foundation model."""

@@ -17,19 +17,11 @@ from tiny_project import make_project, make_weights, scene
 
 from model.caption import encode
 from model.inference import fuse as fuse_arrays
-from model.inference import fuse as fuse_images
 from model.inference import load_weights
 from model.masks import open_masks
 from pipeline.images import image_facts, read_image, write_image
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images and weights of one task; no guidance."""
-    monkeypatch.chdir(tmp_path)
-    make_project(tmp_path, guidance=False)
-    make_weights(tmp_path / "runs/demo/visible_infrared/weights.safetensors", "visible_infrared")
-    monkeypatch.setattr("model.inference.SHIPPED", tmp_path / "shipped")
+pytestmark = pytest.mark.usefixtures("unguided_project")
 
 
 def outputs(folder: str | Path) -> dict[str, bytes]:
@@ -279,7 +271,7 @@ def test_shipped_weights_are_chosen_by_bands(bands: int) -> None:
     code, said = fuse("pan.tif", "ms.tif", "-o", "out.tif", "--task", "pansharpening")
     assert code == 0, said
     assert ("weights pansharpening_8" in said) == (bands >= 8)
-    expected = np.rint(fuse_images(["pan.tif", "ms.tif"], name).astype(np.float64) * 65535)
+    expected = np.rint(fuse_arrays(["pan.tif", "ms.tif"], name).astype(np.float64) * 65535)
     np.testing.assert_array_equal(tifffile.imread("out.tif").transpose(2, 0, 1), expected)
     code, said = fuse(
         "pan.tif", "ms.tif", "-o", "b.tif", "--weights", "pansharpening", "--task", "pansharpening"
@@ -303,7 +295,7 @@ def test_values_that_do_not_fill_their_type(dtype: str) -> None:
     told, given = tifffile.imread("0.tif"), tifffile.imread("1.tif")
     np.testing.assert_array_equal(told, given)
     assert told.dtype == np.uint16
-    expected = fuse_images([np.rint(p[None] * 4095).astype(np.float32) / 4095 for p in (visible, infrared)],
+    expected = fuse_arrays([np.rint(p[None] * 4095).astype(np.float32) / 4095 for p in (visible, infrared)],
                           Path("runs/demo/visible_infrared/weights.safetensors"))  # fmt: skip
     np.testing.assert_array_equal(told, np.rint(expected[0].astype(np.float64) * 4095))
 

@@ -8,18 +8,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 from test_fuse_cli import fuse
-from tiny_project import make_project, make_weights, scene
+from tiny_project import scene
 
 from pipeline.images import quantise, read_image
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images and weights of one task; no guidance."""
-    monkeypatch.chdir(tmp_path)
-    make_project(tmp_path, guidance=False)
-    make_weights(tmp_path / "runs/demo/visible_infrared/weights.safetensors", "visible_infrared")
-    monkeypatch.setattr("model.inference.SHIPPED", tmp_path / "shipped")
+pytestmark = pytest.mark.usefixtures("unguided_project")
 
 
 def test_a_result_is_found_again_under_the_name_that_it_got() -> None:
